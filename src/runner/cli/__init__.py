@@ -1,0 +1,1 @@
+"""The commands: `runner` launches, `runs` looks after what has run."""
