@@ -1,0 +1,1 @@
+"""What looks on while a run goes on. An observer never changes the training."""

@@ -1,0 +1,1 @@
+"""Training one model: its state, its steps, its evaluation."""

@@ -1,0 +1,240 @@
+"""The optimizer steps of a training, one after the other.
+
+A window of `trainer.accumulate` batches makes one step; a window never spans an epoch, so the last one of an epoch may
+be shorter. Its loss is the mean over its samples (or tokens), not a mean of means. With a Step in your hands the state
+is whole: it may be saved, evaluated, or left there.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from runner.errors import TrainingError
+from runner.records import Progress, Step, World
+from runner.training.objective import Objective, num_samples, to_device
+from runner.training.optimizer_state import needs_closure
+from runner.training.plan import Trainer
+from runner.training.precision import autocast
+from runner.training.state import TrainState
+
+_MAX_SKIPPED = 100
+"""Windows skipped one after the other, after which a training is given up."""
+
+
+class Batches(Protocol):
+    """Batches with a position: see data/batches.py."""
+
+    @property
+    def num_batches(self) -> int | None: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def steps(
+    state: TrainState, objective: Objective, batches: Batches, plan: Trainer, world: World | None = None
+) -> Iterator[Step]:
+    """Take steps from where `state` stands, without end; the caller leaves when its limits are reached.
+
+    Raises TrainingError if the loss is not finite and `plan.nonfinite` is `stop`, or nothing but skipped steps is left.
+    """
+    take = _Stepper(state, objective, plan, world or World())
+    skipped = 0
+    while True:
+        at = state.progress
+        empty = True
+        state.network.train()
+        for window, ends_epoch in _windows(state, batches, plan.accumulate):
+            empty = False
+            step = take(window, ends_epoch)
+            skipped = skipped + 1 if step.skipped else 0
+            if skipped >= _MAX_SKIPPED:
+                raise TrainingError(
+                    f"step {step.progress.step + 1}: the last {skipped} windows were all skipped because loss or "
+                    "gradients were not finite; lower optimizer.lr, or look at the data"
+                )
+            yield step
+            if not state.network.training:
+                state.network.train()
+        if empty and at.batch == 0:
+            raise TrainingError(f"epoch {at.epoch}: the training data gave no batch")
+        if empty:
+            # The checkpoint was taken at the end of data whose length was not known then.
+            state.progress = replace(at, epoch=at.epoch + 1, batch=0)
+
+
+def _windows(state: TrainState, batches: Batches, accumulate: int) -> Iterator[tuple[list[Any], bool]]:
+    """Windows of the unfinished epoch, and whether each is its last."""
+    start, total = state.progress.batch, batches.num_batches
+    source = batches.epoch(state.progress.epoch, start)
+    done, ahead = start, _taken(source, accumulate)
+    while ahead:
+        window, done = ahead, done + len(ahead)
+        if total is not None:
+            state.batches_state = None
+            yield window, done >= total
+            ahead = _taken(source, accumulate) if done < total else []
+        else:
+            # Whether an epoch of unknown length ends here shows only when more is asked for; what a checkpoint
+            # must hold is the position before that.
+            position = batches.state_dict()
+            ahead = _taken(source, accumulate)
+            state.batches_state = position if ahead else batches.state_dict()
+            yield window, not ahead
+
+
+def _taken(source: Iterator[Any], count: int) -> list[Any]:
+    return [batch for _, batch in zip(range(count), source, strict=False)]
+
+
+class _Stepper:
+    """What stays the same from step to step: the parameters, the contexts, where the loss is looked at."""
+
+    def __init__(self, state: TrainState, objective: Objective, plan: Trainer, world: World) -> None:
+        self.state, self.objective, self.plan, self.world = state, objective, plan, world
+        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self.closure = needs_closure(state.optimizer)
+        # On an accelerator a look at the loss waits for the device. `stop` may look later, as long as it is before
+        # every save; `skip` has to know at once which steps there were.
+        can_gate = getattr(state.optimizer, "_step_supports_amp_scaling", False) and state.scaler is None
+        on_cpu = state.device.type == "cpu"
+        self.gated = can_gate and not on_cpu and not self.closure and plan.nonfinite == "stop"
+
+    def __call__(self, window: list[Any], ends_epoch: bool) -> Step:
+        state = self.state
+        before, lr = state.progress, state.lr
+        state.whole = False
+        window = [to_device(batch, state.device) for batch in window]
+        counts, total, samples = self._counted(window)
+        progress = Progress(
+            step=before.step + 1,
+            epoch=before.epoch + 1 if ends_epoch else before.epoch,
+            batch=0 if ends_epoch else before.batch + len(window),
+            samples=before.samples + samples,
+            evaluated_step=before.evaluated_step,
+        )
+        if self.closure:
+            loss, norm, made = self._closure_step(window, counts, total)
+        else:
+            loss, norm, made = self._step(window, counts, total)
+        if not made:
+            progress = replace(progress, step=before.step)
+        state.progress = progress
+        if made:
+            if state.averaged is not None:
+                state.averaged.update_parameters(state.model)
+            state.epoch_loss.add(loss, total)
+        if self.plan.schedule == "step" and made or self.plan.schedule == "epoch" and ends_epoch:
+            state.scheduler.step(progress, None)
+        state.whole = True
+        gathered = not self.gated or progress.step % self.plan.log_every == 0
+        if gathered:
+            state.check_finite()
+        return Step(
+            progress,
+            lr,
+            loss=float(loss) if gathered else None,
+            grad_norm=float(norm) if norm is not None and gathered else None,
+            skipped=not made,
+        )
+
+    def _counted(self, window: list[Any]) -> tuple[list[Any], Any, int]:
+        """The loss's count of each batch, their total and the number of samples, the last two over all ranks."""
+        counts = [self.objective.count(batch) for batch in window]
+        total, samples = sum(counts), sum(num_samples(batch) for batch in window)
+        if self.world.size > 1:
+            both = torch.tensor([float(total), float(samples)], dtype=torch.float64)
+            dist.all_reduce(both)
+            total, samples = float(both[0]), int(both[1])
+        return counts, total, samples
+
+    def _backward(self, window: list[Any], counts: list[Any], total: Any) -> Tensor:
+        """Gradients of the mean loss over the window, summed over all ranks; returns that loss."""
+        state, alone = self.state, len(window) == 1 and self.world.size == 1
+        whole: Tensor | None = None
+        for batch, count in zip(window, counts, strict=True):
+            with autocast(self.plan.precision, state.device):
+                loss, _ = self.objective.loss(state.network, batch)
+            share = loss if alone else loss * (count / total)
+            (share if state.scaler is None else state.scaler.scale(share)).backward()
+            whole = share.detach() if whole is None else whole + share.detach()
+        if whole is None:
+            raise TrainingError(f"epoch {state.progress.epoch}: a window without a batch")
+        if self.world.size > 1:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+            dist.all_reduce(whole)
+        return whole
+
+    def _step(self, window: list[Any], counts: list[Any], total: Any) -> tuple[float | Tensor, Tensor | None, bool]:
+        """Take the step; returns loss, gradient norm, and whether the parameters were updated."""
+        state, optimizer, scaler = self.state, self.state.optimizer, self.state.scaler
+        optimizer.zero_grad(set_to_none=True)
+        loss: float | Tensor = self._backward(window, counts, total)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = self._clip()
+        if self.gated:
+            self._gated_step(loss)
+            return loss, norm, True
+        loss = float(loss)
+        # A scaler expects gradients that are not finite, and leaves such a step out by itself.
+        if not math.isfinite(loss) or (norm is not None and scaler is None and not math.isfinite(norm)):
+            if self.plan.nonfinite == "stop":
+                raise self._nonfinite(loss)
+            if scaler is not None:
+                scaler.update()
+            return loss, norm, False
+        if scaler is None:
+            optimizer.step()
+            return loss, norm, True
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss, norm, scaler.get_scale() >= scale
+
+    def _gated_step(self, loss: float | Tensor) -> None:
+        """Step without waiting for the device: the fused kernels leave the parameters alone where `found_inf` is 1."""
+        state = self.state
+        finite = torch.isfinite(torch.as_tensor(loss))
+        state.finite = finite if state.finite is None else state.finite & finite
+        optimizer: Any = state.optimizer
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf
+
+    def _closure_step(self, window: list[Any], counts: list[Any], total: Any) -> tuple[float, Tensor | None, bool]:
+        """A step of an optimizer that evaluates the model itself, as often as it likes; returns the first loss."""
+        losses: list[float] = []
+
+        def closure() -> Tensor:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            loss = self._backward(window, counts, total)
+            losses.append(float(loss))
+            if not math.isfinite(losses[-1]):
+                raise self._nonfinite(losses[-1])
+            self._clip()
+            return loss
+
+        self.state.optimizer.step(torch.enable_grad()(closure))  # type: ignore[arg-type]
+        return losses[0], None, True
+
+    def _clip(self) -> Tensor | None:
+        if self.plan.clip_norm is None:
+            return None
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
+
+    def _nonfinite(self, loss: float) -> TrainingError:
+        at = self.state.progress
+        return TrainingError(
+            f"step {at.step + 1} (epoch {at.epoch}, batch {at.batch}): the loss is {loss} or its gradients are not "
+            "finite; no checkpoint holds this step. Lower optimizer.lr, set trainer.clip_norm, or leave such steps out "
+            "with trainer.nonfinite=skip"
+        )
