@@ -1,0 +1,1 @@
+"""Batches that know their position, and the built-in data."""

@@ -1,0 +1,113 @@
+"""Getting one batch out of a map-style dataset, the same one wherever and whenever it is fetched."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
+
+from runner.data.tensors import rows
+
+Collate = Callable[[Sequence[Any]], Any]
+
+
+def seed_from(*words: str | int) -> int:
+    """64 bits that depend on all the words and on nothing else."""
+    return xxhash.xxh3_64_intdigest(" ".join(map(str, words)).encode())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators of python, numpy and torch (CPU) for the block, then puts them back as they were."""
+    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # Not torch.manual_seed, which also visits every accelerator and takes fifty times as long.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.default_generator.set_state(tensors)
+
+
+class Source:
+    """Batches of a map-style dataset by their indices; random augmentation is seeded by (seed, epoch, batch, rank).
+
+    Seeded are the global generators of python, numpy and torch. A dataset that owns a generator must seed it itself.
+    It can be pickled if the dataset and `collate` can.
+    """
+
+    def __init__(self, dataset: Any, collate: Collate | None, *, seed: int, rank: int) -> None:
+        self.dataset = dataset
+        self.collate = collate
+        self.seed = seed
+        self.rank = rank
+        # A collate function may draw too (mixing samples, masking tokens), and there is no way to know.
+        self.draws = collate is not None or draws_randomness(dataset)
+        self._fetch = self._fetcher()
+
+    def batch(self, epoch: int, number: int, indices: Sequence[int] | Tensor) -> Any:
+        """The batch of these `indices`, which is batch `number` of `epoch`."""
+        if not self.draws:
+            return self._fetch(indices)
+        with seeded(seed_from("batch", self.seed, epoch, number, self.rank)):
+            return self._fetch(indices)
+
+    def _fetcher(self) -> Callable[[Sequence[int] | Tensor], Any]:
+        if self.collate is None:
+            if type(self.dataset) is TensorDataset:
+                return self._rows
+            if getattr(self.dataset, "returns_batches", False):
+                return self._finished_batch
+            if isinstance(self.dataset, Subset) and getattr(_inside(self.dataset), "returns_batches", False):
+                return self._finished_batch_of_subset
+        # A dataset that returns finished batches has no list of samples for a collate function.
+        if hasattr(self.dataset, "__getitems__") and not getattr(_inside(self.dataset), "returns_batches", False):
+            return self._samples_at_once
+        return self._samples
+
+    def _rows(self, indices: Sequence[int] | Tensor) -> Any:
+        # A list, because that is what default_collate makes of the tuples of a TensorDataset.
+        return [rows(tensor, indices) for tensor in self.dataset.tensors]
+
+    def _finished_batch(self, indices: Sequence[int] | Tensor) -> Any:
+        return self.dataset.__getitems__(indices)
+
+    def _finished_batch_of_subset(self, indices: Sequence[int] | Tensor) -> Any:
+        return self.dataset.__getitems__(_numbers(indices))
+
+    def _samples_at_once(self, indices: Sequence[int] | Tensor) -> Any:
+        return self._collated(self.dataset.__getitems__(_numbers(indices)))
+
+    def _samples(self, indices: Sequence[int] | Tensor) -> Any:
+        return self._collated([self.dataset[index] for index in _numbers(indices)])
+
+    def _collated(self, samples: Sequence[Any]) -> Any:
+        return default_collate(samples) if self.collate is None else self.collate(samples)
+
+
+def draws_randomness(dataset: Any) -> bool:
+    """Whether a fetch may draw random numbers: what the dataset says in `draws_randomness`; unknown counts as yes."""
+    if isinstance(dataset, Subset):
+        return draws_randomness(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return any(draws_randomness(part) for part in dataset.datasets)
+    return bool(getattr(dataset, "draws_randomness", type(dataset) is not TensorDataset))
+
+
+def _inside(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _numbers(indices: Sequence[int] | Tensor) -> list[int]:
+    # Plain integers, as a DataLoader gives them: a dataset may use them as keys.
+    return indices.tolist() if isinstance(indices, Tensor) else list(indices)
