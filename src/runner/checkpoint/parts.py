@@ -1,0 +1,101 @@
+"""Which part of a state stands in which file of a checkpoint.
+
+    model.safetensors        the tensors under "model"; their names are the keys of the model's state dict
+    frozen.safetensors       those of them that do not change, when there is enough of them
+    optimizer.safetensors    the tensors under "optimizer"
+    extra.safetensors        the tensors under every other key
+    state.json               the tree: everything that is no tensor, and references to those
+
+Two equal states give equal bytes: no clock, path or address enters.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from runner.checkpoint.tree import TAG, flatten, references, unflatten
+from runner.errors import DamagedError
+
+STATE = "state.json"
+MODEL = "model.safetensors"
+FROZEN = "frozen.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+EXTRA = "extra.safetensors"
+TENSOR_FILES = (MODEL, FROZEN, OPTIMIZER, EXTRA)
+
+FROZEN_FROM_BYTES = 1024 * 1024
+"""Less than this is not worth a file of its own."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A state taken apart. The tensors are references to the live ones until they are written or copied."""
+
+    tree: bytes
+    """The text of state.json."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By file, then by name."""
+
+
+def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
+    """A state as the parts of a checkpoint. `frozen` names tensors of the model; other names in it are passed over.
+
+    Raises TypeError naming the place of a value that a checkpoint cannot hold.
+    """
+    strange = [key for key in state if not isinstance(key, str) or key == TAG]
+    if strange:
+        raise TypeError(f"the state has the key {strange[0]!r}; wanted a word, such as 'model'")
+    trees: dict[str, Any] = {}
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for group, file in (("model", MODEL), ("optimizer", OPTIMIZER)):
+        if group in state:
+            trees[group], tensors[file] = flatten(state[group])
+    rest, tensors[EXTRA] = flatten({key: value for key, value in state.items() if key not in trees})
+    unchanging = {name: tensor for name, tensor in tensors.get(MODEL, {}).items() if name in set(frozen)}
+    if sum(tensor.nbytes for tensor in unchanging.values()) >= FROZEN_FROM_BYTES:
+        tensors[FROZEN] = unchanging
+        tensors[MODEL] = {name: tensor for name, tensor in tensors[MODEL].items() if name not in unchanging}
+    tree = {"format": _FORMAT, "state": {key: trees.get(key, rest.get(key)) for key in state}}
+    text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return Parts(text, {file: tensors[file] for file in TENSOR_FILES if file == MODEL or tensors.get(file)})
+
+
+def put_together(tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path) -> dict[str, Any]:
+    """The state, from the text of state.json (at `where`) and the tensors of every file. Raises DamagedError."""
+    state = _parse(tree, where)
+    try:
+        return {key: unflatten(value, _of_group(key, tensors)) for key, value in state.items()}
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}; use another checkpoint") from error
+
+
+def model_names(tree: bytes, where: Path) -> dict[str, str]:
+    """The keys of the model's tensors, and the name under which each is stored (another one's, when tied)."""
+    state = _parse(tree, where)
+    try:
+        return references(state.get("model", {}))
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}; use another checkpoint") from error
+
+
+def _of_group(key: str, tensors: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    if key == "model":
+        return {**tensors.get(MODEL, {}), **tensors.get(FROZEN, {})}
+    return tensors.get(OPTIMIZER if key == "optimizer" else EXTRA, {})
+
+
+def _parse(tree: bytes, where: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(tree)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{where}: is not JSON ({error}); use another checkpoint") from error
+    if not isinstance(values, dict) or values.get("format") != _FORMAT or not isinstance(values.get("state"), dict):
+        raise DamagedError(f"{where}: is {values!r:.80}, wanted a state of format {_FORMAT}; use another checkpoint")
+    state: dict[str, Any] = values["state"]
+    return state

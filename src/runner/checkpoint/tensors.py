@@ -1,0 +1,224 @@
+"""Tensor files: named tensors as bytes in the safetensors format, streamed out and read back with every byte checked.
+
+Dtypes that the format does not have are stored as one that it has, and named in the metadata `runner.dtypes`.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
+from runner.checkpoint.header import LENGTH_BYTES, Entry, Header, header_size, lay_out, parse_header
+from runner.errors import DamagedError
+
+_NAMES: Mapping[torch.dtype, str] = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+# Dtypes that the format lacks: what they are stored as, and the length of the dimension that is added for it.
+_STAND_INS: Mapping[str, tuple[torch.dtype, str, tuple[int, ...]]] = {
+    "complex128": (torch.complex128, "F64", (2,)),
+    "complex32": (torch.complex32, "F16", (2,)),
+    "float4_e2m1fn_x2": (torch.float4_e2m1fn_x2, "U8", ()),
+}
+_STAND_INS_BY_DTYPE = {dtype: (tag, name, extra) for tag, (dtype, name, extra) in _STAND_INS.items()}
+_TAGS = "runner.dtypes"
+
+
+def can_store(tensor: Tensor) -> bool:
+    """Whether a tensor has a form in a tensor file: dense, with values, of a dtype that is known."""
+    known = tensor.dtype in _NAMES or tensor.dtype in _STAND_INS_BY_DTYPE
+    return known and tensor.layout == torch.strided and not tensor.is_meta
+
+
+class TensorFile:
+    """Tensors to be written to one file. They are read while `chunks` is consumed, not before."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        tags: dict[str, str] = {}
+        specs = []
+        for name, tensor in tensors.items():
+            if tensor.dtype in _NAMES:
+                specs.append((name, _NAMES[tensor.dtype], tuple(tensor.shape)))
+            else:
+                tags[name], stored, extra = _STAND_INS_BY_DTYPE[tensor.dtype]
+                specs.append((name, stored, (*tensor.shape, *extra)))
+        # Other programs look at `format` to learn that a file came from torch.
+        metadata = {"format": "pt"} | ({_TAGS: json.dumps(tags)} if tags else {})
+        self._start, self._header = lay_out(specs, metadata)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return max((entry.end for entry in self._header.entries.values()), default=self._header.size)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The file's bytes from the start, in pieces of CHUNK_BYTES; only the last is shorter."""
+        return _in_chunks(self._pieces())
+
+    def _pieces(self) -> Iterator[memoryview]:
+        yield memoryview(self._start)
+        for name in self._header.entries:
+            yield memory_of(_on_host(self._tensors[name]))
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the host, not copied; what is written into them changes the tensor."""
+    # The view in between is for the dtypes that numpy lacks; a tensor without dimensions has no last one to view.
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def read_tensors(path: Path, record: FileRecord, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, or those of `names` that it has, each in storage of its own.
+
+    Only the chunks that hold them are read; every chunk read is compared with its digest. Raises DamagedError naming
+    the tensors that a damaged chunk holds.
+    """
+    with Member(path, record) as member:
+        header = read_header(member)
+        entries = [entry for name, entry in header.entries.items() if names is None or name in names]
+        dtypes = _true_dtypes(header, path)
+        tensors = {entry.name: _empty(entry, dtypes) for entry in entries}
+        _fill(member, header, {name: memory_of(tensor) for name, tensor in tensors.items()})
+    return tensors
+
+
+def read_header(member: Member) -> Header:
+    """The header of an opened tensor file, verified."""
+    record = member.record
+    if record.size == 0:
+        raise DamagedError(f"{member.path}: is empty, wanted a tensor file; use another checkpoint")
+    raw = bytearray()
+    needed = min(LENGTH_BYTES, record.size)
+    index = 0
+    while len(raw) < needed:
+        begin, end = member.extent(index)
+        chunk = bytearray(end - begin)
+        if not member.fill(index, memoryview(chunk)):
+            raise member.damaged(index, "the header and the first tensors" if index == 0 else "the header")
+        raw += chunk
+        if needed == LENGTH_BYTES and len(raw) >= LENGTH_BYTES:
+            needed = header_size(bytes(raw[:LENGTH_BYTES]), record.size, member.path)
+        index += 1
+    return parse_header(bytes(raw[:needed]), record.size, member.path)
+
+
+def _fill(member: Member, header: Header, memories: Mapping[str, memoryview]) -> None:
+    """Read the chunks that hold bytes of these tensors into their memory."""
+    entries = [entry for entry in header.entries.values() if entry.end > entry.begin]
+    ends = [entry.end for entry in entries]
+    scratch = bytearray()
+    wanted = sorted({index for name in memories for index in _chunks_of(header.entries[name], member)})
+    for index in wanted:
+        begin, end = member.extent(index)
+        first = entries[bisect_right(ends, begin)]
+        if first.name in memories and first.begin <= begin and end <= first.end:
+            held = [first]
+            good = member.fill(index, memories[first.name][begin - first.begin : end - first.begin])
+        else:
+            if len(scratch) < end - begin:
+                scratch = bytearray(end - begin)
+            view = memoryview(scratch)[: end - begin]
+            held = _from(entries, bisect_right(ends, begin), end)
+            good = member.fill(index, view)
+            for entry in held:
+                if entry.name in memories:
+                    low, high = max(entry.begin, begin), min(entry.end, end)
+                    target = memories[entry.name]
+                    target[low - entry.begin : high - entry.begin] = view[low - begin : high - begin]
+        if not good:
+            raise member.damaged(index, "the tensors " + _some(entry.name for entry in held))
+
+
+def _chunks_of(entry: Entry, member: Member) -> range:
+    if entry.begin == entry.end:
+        return range(0)
+    size = member.record.chunk_bytes
+    return range(entry.begin // size, (entry.end - 1) // size + 1)
+
+
+def _from(entries: list[Entry], first: int, end: int) -> list[Entry]:
+    last = first
+    while last < len(entries) and entries[last].begin < end:
+        last += 1
+    return entries[first:last]
+
+
+def _true_dtypes(header: Header, path: Path) -> dict[str, str]:
+    """The dtypes of the tensors that are stored as another one."""
+    try:
+        tags = json.loads(header.metadata.get(_TAGS, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: its metadata cannot be read ({error}); use another checkpoint") from error
+    if not isinstance(tags, dict):
+        raise DamagedError(f"{path}: its metadata {_TAGS} is {tags!r:.80}, wanted dtypes by name")
+    for name, tag in tags.items():
+        entry = header.entries.get(name)
+        stand_in = _STAND_INS.get(tag) if isinstance(tag, str) else None
+        if entry is None or stand_in is None or entry.dtype != stand_in[1] or not _ends_with(entry.shape, stand_in[2]):
+            raise DamagedError(
+                f"{path}: says that {name!r} is {tag!r}, which does not agree with its header; use another checkpoint"
+            )
+    return tags
+
+
+def _ends_with(shape: tuple[int, ...], end: tuple[int, ...]) -> bool:
+    return shape[len(shape) - len(end) :] == end
+
+
+def _empty(entry: Entry, tags: Mapping[str, str]) -> Tensor:
+    if entry.name not in tags:
+        return torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+    dtype, _, extra = _STAND_INS[tags[entry.name]]
+    return torch.empty(entry.shape[: len(entry.shape) - len(extra)], dtype=dtype)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+def _in_chunks(pieces: Iterable[memoryview]) -> Iterator[bytes | memoryview]:
+    pending: list[memoryview] = []
+    length = 0
+    for piece in pieces:
+        taken = 0
+        while taken < len(piece):
+            part = piece[taken : taken + CHUNK_BYTES - length]
+            pending.append(part)
+            taken += len(part)
+            length += len(part)
+            if length == CHUNK_BYTES:
+                yield pending[0] if len(pending) == 1 else b"".join(pending)
+                pending, length = [], 0
+    if pending:
+        yield b"".join(pending)
+
+
+def _some(names: Iterable[str]) -> str:
+    """A few names for a message."""
+    listed = [repr(name) for name in names]
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

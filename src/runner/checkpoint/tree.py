@@ -1,0 +1,247 @@
+"""A state (nested dicts, lists, numbers, tensors) as plain JSON with references to tensors, and back, exactly.
+
+What JSON has stands there as itself; everything else is an object with the key `$`, which says what it is. A tensor
+is `{"$": "tensor", "name": ...}`; tied tensors are references to one name.
+"""
+
+import base64
+import binascii
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runner.checkpoint.header import METADATA
+from runner.checkpoint.tensors import can_store
+from runner.errors import DamagedError
+
+DEPTH_LIMIT = 100
+TAG = "$"
+
+_SMALL_INT = 2**63
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_NUMPY_KINDS = "biufc"
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def flatten(tree: object) -> tuple[Any, dict[str, Tensor]]:
+    """The JSON value of a tree, and its tensors by readable names. Nothing is copied but numpy arrays.
+
+    Raises TypeError naming the place of a value that has no form, and ValueError for a tree that is too deep.
+    """
+    flattening = _Flattening()
+    value = flattening.encode(tree, ())
+    return value, flattening.tensors
+
+
+def unflatten(value: object, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree that `flatten` was given. Raises DamagedError for what `flatten` cannot have made."""
+    return _decode(value, tensors, 0)
+
+
+def references(value: object) -> dict[str, str]:
+    """Where the tensors of a flattened tree stood (by readable names), and the name under which each is stored."""
+    return dict(_references(value, (), 0))
+
+
+class _Flattening:
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._stored: dict[tuple[object, ...], str] = {}
+
+    def encode(self, value: object, path: tuple[str, ...]) -> Any:
+        if len(path) > DEPTH_LIMIT:
+            raise ValueError(f"the state is nested deeper than {DEPTH_LIMIT} levels at {_named(path[:5])}...")
+        kind = type(value)
+        if kind in _LEAVES:
+            return _LEAVES[kind](value)
+        if kind in _ENCODERS:
+            return _ENCODERS[kind](self, value, path)
+        if isinstance(value, np.ndarray):
+            return self._array(value, path)
+        if isinstance(value, np.generic):
+            return self._number(value, path)
+        raise TypeError(
+            f"{_named(path)} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold; "
+            "wanted tensors, numbers, text, bytes, numpy arrays, or dicts, lists and tuples of these"
+        )
+
+    def _list(self, value: list[Any], path: tuple[str, ...]) -> Any:
+        return [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]
+
+    def _tuple(self, value: tuple[Any, ...], path: tuple[str, ...]) -> Any:
+        return {TAG: "tuple", "items": [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]}
+
+    def _dict(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
+        if all(type(key) is str for key in value) and TAG not in value:
+            return {key: self.encode(item, (*path, key)) for key, item in value.items()}
+        pairs = [
+            [self.encode(key, (*path, "key")), self.encode(item, (*path, str(key)))] for key, item in value.items()
+        ]
+        return {TAG: "dict", "items": pairs}
+
+    def _tensor(self, value: Tensor, path: tuple[str, ...]) -> Any:
+        if not can_store(value):
+            raise TypeError(
+                f"{_named(path)} is a tensor of {value.dtype}, {value.layout}, on {value.device}, which a checkpoint "
+                "cannot hold; wanted a dense tensor with values, of an ordinary dtype"
+            )
+        # Same memory read in the same way: one tensor under several names. Empty ones have no memory to share.
+        identity = (
+            value.device,
+            value.untyped_storage().data_ptr(),
+            value.storage_offset(),
+            value.shape,
+            value.stride(),
+            value.dtype,
+            value.is_conj(),
+            value.is_neg(),
+        )
+        name = self._stored.get(identity) if value.numel() else None
+        if name is None:
+            name = self._store(value, path)
+            self._stored[identity] = name
+        return {TAG: "tensor", "name": name}
+
+    def _array(self, value: np.ndarray[Any, Any], path: tuple[str, ...]) -> Any:
+        native = value.dtype.newbyteorder("=")
+        if type(value) is not np.ndarray or native.kind not in _NUMPY_KINDS or native.itemsize > 16:
+            raise TypeError(
+                f"{_named(path)} is a {type(value).__name__} of {value.dtype}, which a checkpoint cannot hold; "
+                "wanted a numpy array of numbers"
+            )
+        try:
+            tensor = torch.from_numpy(np.array(value, dtype=native, order="C"))
+        except TypeError as error:
+            raise TypeError(f"{_named(path)} is an array of {value.dtype}: {error}") from error
+        return {TAG: "array", "name": self._store(tensor, path)}
+
+    def _number(self, value: np.generic, path: tuple[str, ...]) -> Any:
+        plain = value.item()
+        if value.dtype.kind not in _NUMPY_KINDS or type(plain) not in (bool, int, float, complex):
+            raise TypeError(f"{_named(path)} is a numpy {value.dtype}, which a checkpoint cannot hold; wanted a number")
+        return {TAG: "number", "dtype": value.dtype.name, "value": self.encode(plain, path)}
+
+    def _store(self, tensor: Tensor, path: tuple[str, ...]) -> str:
+        # Only what UTF-8 can hold: the names stand in a header that other programs read.
+        wanted = ".".join(path).encode("utf-8", "backslashreplace").decode("utf-8") or "value"
+        name, count = wanted, 1
+        while name in self.tensors or name == METADATA:
+            count += 1
+            name = f"{wanted}#{count}"
+        self.tensors[name] = tensor.detach()
+        return name
+
+
+def _int(value: int) -> Any:
+    return value if -_SMALL_INT <= value < _SMALL_INT else {TAG: "int", "hex": hex(value)}
+
+
+def _float(value: float) -> Any:
+    return value if math.isfinite(value) else {TAG: "float", "value": repr(value)}
+
+
+# What has no parts of its own.
+_LEAVES: Mapping[type, Callable[[Any], Any]] = {
+    type(None): lambda value: value,
+    bool: lambda value: value,
+    str: lambda value: value,
+    int: _int,
+    float: _float,
+    complex: lambda value: {TAG: "complex", "parts": [_float(value.real), _float(value.imag)]},
+    bytes: lambda value: {TAG: "bytes", "base64": base64.b64encode(value).decode("ascii")},
+    torch.Size: lambda value: {TAG: "size", "lengths": list(value)},
+    torch.dtype: lambda value: {TAG: "dtype", "name": str(value).removeprefix("torch.")},
+    torch.device: lambda value: {TAG: "device", "name": str(value)},
+}
+
+_ENCODERS: Mapping[type, Callable[[_Flattening, Any, tuple[str, ...]], Any]] = {
+    list: _Flattening._list,
+    tuple: _Flattening._tuple,
+    dict: _Flattening._dict,
+    OrderedDict: _Flattening._dict,
+    Tensor: _Flattening._tensor,
+    torch.nn.Parameter: _Flattening._tensor,
+}
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
+    if depth > DEPTH_LIMIT * 2:
+        raise DamagedError(f"the state is nested deeper than {DEPTH_LIMIT} levels; it was not written by this program")
+    if isinstance(value, list):
+        return [_decode(item, tensors, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if TAG not in value:
+        return {key: _decode(item, tensors, depth + 1) for key, item in value.items()}
+    try:
+        return _DECODERS[value[TAG]](value, tensors, depth)
+    except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(
+            f"the state has {value!r:.120}, which is nothing that this program writes ({error!r})"
+        ) from error
+
+
+def _items(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> list[Any]:
+    items = value["items"]
+    if not isinstance(items, list):
+        raise TypeError("wanted a list of items")
+    return [_decode(item, tensors, depth + 1) for item in items]
+
+
+def _dict(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> dict[Any, Any]:
+    return dict(_items(value, tensors, depth))
+
+
+def _stored(value: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+    if value["name"] not in tensors:
+        raise DamagedError(f"the state refers to the tensor {value['name']!r:.80}, which is in no tensor file")
+    return tensors[value["name"]]
+
+
+def _number(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> Any:
+    dtype = np.dtype(value["dtype"])
+    if dtype.kind not in _NUMPY_KINDS:
+        raise TypeError("wanted a number's dtype")
+    return dtype.type(_decode(value["value"], tensors, depth + 1))
+
+
+_DECODERS: Mapping[str, Callable[[dict[str, Any], Mapping[str, Tensor], int], Any]] = {
+    "int": lambda value, _, __: int(value["hex"], 16),
+    "float": lambda value, _, __: _NOT_FINITE[value["value"]],
+    "complex": lambda value, tensors, depth: complex(*_decode(value["parts"], tensors, depth + 1)),
+    "bytes": lambda value, _, __: base64.b64decode(value["base64"], validate=True),
+    "tuple": lambda value, tensors, depth: tuple(_items(value, tensors, depth)),
+    "dict": _dict,
+    "size": lambda value, _, __: torch.Size(value["lengths"]),
+    "dtype": lambda value, _, __: _DTYPES[value["name"]],
+    "device": lambda value, _, __: torch.device(value["name"]),
+    "tensor": lambda value, tensors, _: _stored(value, tensors),
+    "array": lambda value, tensors, _: _stored(value, tensors).numpy(),
+    "number": _number,
+}
+
+
+def _references(value: object, path: tuple[str, ...], depth: int) -> Iterator[tuple[str, str]]:
+    if depth > DEPTH_LIMIT * 2:
+        raise DamagedError(f"the state is nested deeper than {DEPTH_LIMIT} levels; it was not written by this program")
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _references(item, (*path, str(index)), depth + 1)
+    elif isinstance(value, dict) and TAG not in value:
+        for key, item in value.items():
+            yield from _references(item, (*path, key), depth + 1)
+    elif isinstance(value, dict) and value[TAG] == "tensor" and isinstance(value.get("name"), str):
+        yield ".".join(path), value["name"]
+    elif isinstance(value, dict) and value[TAG] == "tuple":
+        yield from _references(value.get("items"), path, depth + 1)
+
+
+def _named(path: tuple[str, ...]) -> str:
+    return f"state[{'.'.join(path)!r}]" if path else "the state"
