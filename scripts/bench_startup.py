@@ -1,8 +1,8 @@
 """Seconds from the start of a process: `runner --help`, `runner --cfg job`, and the end of the first training step.
 
 The first step of the default experiment is compared with that of a plain script that imports torch, builds the same
-model and an AdamW and takes one step, and with that of Lightning and Hydra together, where they are installed. Each start
-is a new process; the contestants take turns. The runner's step has ended when the next batch is asked for.
+model and an AdamW and takes one step, and with that of Lightning and Hydra together, where they are installed. Each
+start is a new process; the contestants take turns. The runner's step has ended when the next batch is asked for.
 
     python scripts/bench_startup.py [--rounds N]
 """
@@ -71,7 +71,8 @@ def lightning() -> None:
 
     @hydra.main(version_base="1.3", config_path=str(Path.cwd()), config_name="bench")
     def launch(config: Any) -> None:
-        data = [(torch.rand(32, 64), torch.randint(10, (32,)))]
+        rows = torch.utils.data.TensorDataset(torch.rand(32, 64), torch.randint(10, (32,)))
+        data = torch.utils.data.DataLoader(rows, batch_size=32)
         Trainer(accelerator="cpu", devices=1, max_epochs=1).fit(Module(config.lr), data)
 
     Path("bench.yaml").write_text("lr: 1e-3\n")
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--contestant", choices=("plain", "lightning"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
-        return {"plain": plain, "lightning": lightning}[arguments.contestant]()
+        {"plain": plain, "lightning": lightning}[arguments.contestant]()
     runner, this = runner_command(), [sys.executable, __file__, "--contestant"]
     contestants: dict[str, tuple[list[str], bool]] = {
         BASE: ([*this, "plain"], True),
