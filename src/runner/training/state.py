@@ -188,7 +188,7 @@ class TrainState:
         Raises CheckpointError if the names or shapes of the model differ.
         """
         notes = []
-        _load_model(self.model, saved["model"])
+        load_weights(self.model, saved["model"])
         notes += self._load_optimizer(saved["optimizer"], reset)
         self.progress = Progress(**saved["progress"])
         if "scheduler" in reset or saved["scheduler"]["class"] != _class_of(self.scheduler):
@@ -227,7 +227,7 @@ class TrainState:
             # They begin at the restored weights, not at the random ones the model was built with.
             self.averaged.module.load_state_dict(self.model.state_dict())
             return ["the averaged weights: the checkpoint has none; they start from the raw ones"]
-        _load_model(self.averaged.module, saved["model"])
+        load_weights(self.averaged.module, saved["model"])
         self.averaged.n_averaged.copy_(saved["count"])
         return []
 
@@ -254,7 +254,8 @@ def _better(value: float, than: float | None, mode: str, margin: float) -> bool:
     return value < than - margin if mode == "min" else value > than + margin
 
 
-def _load_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def load_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Load a state dict into `model`. Raises CheckpointError, listing names and shapes, if it does not fit."""
     live = model.state_dict()
     problems = [f"missing: {name}" for name in live if name not in saved]
     problems += [f"unknown: {name}" for name in saved if name not in live]

@@ -1,0 +1,67 @@
+"""A configuration-driven experiment runner for PyTorch.
+
+    runner.run(["optimizer.lr=3e-4"])     carry out a run
+    runner.load("outputs/...")            rebuild a trained model from its checkpoint
+    runner.Checkpoint.open("outputs/...") look into a checkpoint
+    runner.Data(train, validation, test)  what a data target returns
+
+Names are imported when they are first used: `import runner` alone costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.checkpoint.handle import Checkpoint as Checkpoint
+    from runner.data.data import Data as Data
+    from runner.errors import CheckpointError as CheckpointError
+    from runner.errors import ConfigError as ConfigError
+    from runner.errors import DamagedError as DamagedError
+    from runner.errors import DataError as DataError
+    from runner.errors import FormatError as FormatError
+    from runner.errors import LockedError as LockedError
+    from runner.errors import ResumeError as ResumeError
+    from runner.errors import RunnerError as RunnerError
+    from runner.errors import SaveError as SaveError
+    from runner.errors import TrainingError as TrainingError
+    from runner.errors import TrustError as TrustError
+    from runner.runs.load import load as load
+    from runner.runs.run import Run as Run
+    from runner.runs.run import run as run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "runner.checkpoint.handle",
+    "Data": "runner.data.data",
+    "load": "runner.runs.load",
+    "Run": "runner.runs.run",
+    "run": "runner.runs.run",
+} | {
+    name: "runner.errors"
+    for name in (
+        "CheckpointError",
+        "ConfigError",
+        "DamagedError",
+        "DataError",
+        "FormatError",
+        "LockedError",
+        "ResumeError",
+        "RunnerError",
+        "SaveError",
+        "TrainingError",
+        "TrustError",
+    )
+}
+
+__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'runner' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

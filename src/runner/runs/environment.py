@@ -1,0 +1,42 @@
+"""What a run sets for the whole process, and puts back when it ends."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from runner.config.schema import Runtime
+
+
+@contextmanager
+def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]:
+    """Threads and deterministic algorithms inside; afterwards all is as it was before."""
+    threads = torch.get_num_threads()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    benchmark = torch.backends.cudnn.benchmark
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    generators = torch.get_rng_state()
+    try:
+        if runtime.threads is not None:
+            torch.set_num_threads(runtime.threads)
+        if deterministic:
+            # cuBLAS is deterministic only with a workspace of fixed size, read when CUDA starts.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+            # Filling every new tensor finds reads of memory nobody wrote; it is not what makes results equal.
+            torch.utils.deterministic.fill_uninitialized_memory = False
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        else:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
+        torch.set_rng_state(generators)

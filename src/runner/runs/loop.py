@@ -1,0 +1,147 @@
+"""The heart: one plain loop. What happens in a training, and in which order, stands here."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from runner.checkpoint.policies import SavePolicy, save_reasons
+from runner.config.build import Training
+from runner.records import Evaluation, Progress, Record, Saved, World
+from runner.training.evaluate import evaluate
+from runner.training.plan import Trainer, evaluation_due, limit_reached, seconds_of
+from runner.training.signals import Signals
+from runner.training.state import TrainState
+from runner.training.steps import steps
+
+TIME_LIMIT = 75
+"""The exit code of a run that stopped at its time limit and can go on (sysexits.h: EX_TEMPFAIL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a training has stopped. `outcome` is `finished` or `stopped`: the latter can go on as it is."""
+
+    outcome: str
+    reason: str
+    exit_code: int
+
+
+Save = Callable[[tuple[str, ...], Mapping[str, float]], Saved]
+"""Saves a checkpoint of the state as it is, for these reasons, with these metrics."""
+
+
+class Loop:
+    """A training from where its state stands to its end. `saved` is where the newest checkpoint stands, if there is one."""
+
+    def __init__(
+        self,
+        training: Training,
+        plan: Trainer,
+        policy: SavePolicy,
+        *,
+        observe: Callable[[Record], None],
+        save: Save,
+        saved: Progress | None,
+        loss: float | None,
+        signals: Signals,
+        clock: Callable[[], float] = time.monotonic,
+        world: World | None = None,
+    ) -> None:
+        self.training, self.plan, self.policy = training, plan, policy
+        self.observe, self.save, self.saved = observe, save, saved
+        self.loss = loss
+        """The mean loss of the epoch that ended with the last step, if one did."""
+        self.signals, self.clock, self.world = signals, clock, world or World()
+        self.began = self.saved_at = self.epoch_began = clock()
+
+    def run(self) -> Stop:
+        """Train until a limit is reached, the training stops early, time is up, or a signal asks for an end."""
+        state, training = self.training.state, self.training
+        if state.progress.step > 0 and (stop := self.settle()):
+            return stop
+        for step in steps(state, training.objective, training.train, self.plan, self.world):
+            self.observe(step)
+            self.loss = None
+            if step.progress.batch == 0:
+                epoch = state.end_epoch(seconds=self.clock() - self.epoch_began)
+                self.epoch_began, self.loss = self.clock(), epoch.loss
+                self.observe(epoch)
+            if stop := self.settle():
+                return stop
+        raise AssertionError("steps() goes on for ever")
+
+    def settle(self) -> Stop | None:
+        """Do what is due at the step where the state stands: evaluate, save, stop. A resume begins with it."""
+        state, plan = self.training.state, self.plan
+        limit = limit_reached(plan, state.progress)
+        evaluation = None
+        if self.training.validation is not None and evaluation_due(plan, state.progress, ended=limit is not None):
+            evaluation = self._evaluate("validation")
+            if evaluation is not None:
+                state.take(evaluation, schedule=plan.schedule == "evaluation")
+                self.observe(evaluation)
+        stop = stop_reason(plan, state, limit, self.signals, elapsed=self.clock() - self.began)
+        test = None
+        if stop is not None and stop.outcome == "finished" and self.training.test is not None:
+            test = self._evaluate("test")
+            if test is None:
+                stop = stop_reason(plan, state, limit, self.signals, elapsed=self.clock() - self.began)
+            else:
+                self.observe(test)
+        reasons = save_reasons(
+            self.policy,
+            state.progress,
+            saved=self.saved,
+            seconds_since_saved=self.clock() - self.saved_at,
+            improved=evaluation is not None and evaluation.improved,
+            ended=stop is not None and stop.outcome == "finished",
+            signal=None if stop is None or stop.outcome == "finished" else stop.reason,
+        )
+        if reasons:
+            self._save(reasons, evaluation, test)
+        return stop
+
+    def save_after_exception(self) -> None:
+        """Save the last whole state. Does nothing if a step is half done: the last checkpoint is what there is then."""
+        state = self.training.state
+        if state.whole and (self.saved is None or state.progress.step > self.saved.step):
+            self._save(("exception",), None, None)
+
+    def _evaluate(self, split: str) -> Evaluation | None:
+        batches = self.training.validation if split == "validation" else self.training.test
+        assert batches is not None
+        return evaluate(
+            self.training.state,
+            self.training.objective,
+            batches,
+            split=split,
+            weights=self.plan.evaluate.weights,
+            precision=self.plan.precision,
+            interrupted=lambda: self.signals.received is not None,
+            world=self.world,
+        )
+
+    def _save(self, reasons: tuple[str, ...], evaluation: Evaluation | None, test: Evaluation | None) -> None:
+        """A checkpoint carries the scores of its own step, or none."""
+        state = self.training.state
+        metrics = {"loss": state.epoch_loss.value() if self.loss is None else self.loss, "lr": state.lr}
+        for scores in (evaluation, test):
+            metrics |= {} if scores is None else dict(scores.metrics)
+        saved = self.save(reasons, metrics)
+        self.saved, self.saved_at = saved.progress, self.clock()
+        self.observe(saved)
+
+
+def stop_reason(
+    plan: Trainer, state: TrainState, limit: str | None, signals: Signals, *, elapsed: float
+) -> Stop | None:
+    """Why the training stops now, or None. A signal comes first: it asks for an end at once."""
+    if signals.received is not None:
+        return Stop("stopped", signals.received.name, signals.exit_code)
+    if limit is not None:
+        return Stop("finished", limit, 0)
+    if plan.early_stopping.patience is not None and state.waited >= plan.early_stopping.patience:
+        return Stop("finished", "early_stopping", 0)
+    if plan.max_time is not None and elapsed >= seconds_of(plan.max_time):
+        return Stop("stopped", "max_time", TIME_LIMIT)
+    return None

@@ -1,0 +1,48 @@
+"""The observers of a run together: each gets every record, and one that fails is named once and left out."""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from runner.records import Record
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Something that looks on. The first record of an attempt is `Started`, the last `Ended`."""
+
+    def observe(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Observers:
+    """Hands records to several observers. A record is a fact: nothing that an observer does changes the training."""
+
+    def __init__(self, observers: Mapping[str, Observer]) -> None:
+        self._watching = dict(observers)
+
+    def observe(self, record: Record) -> None:
+        """Show `record` to each observer that is still watching."""
+        failed = []
+        for name, observer in self._watching.items():
+            try:
+                observer.observe(record)
+            except Exception as e:  # Whatever a tracker raises, the training it looks on must not end by it.
+                log.warning("observer %s failed and is left out from now on: %s: %s", name, type(e).__name__, e)
+                failed.append(name)
+        for name in failed:
+            self._close(name)
+
+    def close(self) -> None:
+        """Close those that are still watching."""
+        for name in list(self._watching):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        observer = self._watching.pop(name)
+        try:
+            observer.close()
+        except Exception as e:  # See above.
+            log.warning("observer %s could not be closed: %s: %s", name, type(e).__name__, e)
