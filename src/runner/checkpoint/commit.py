@@ -101,24 +101,20 @@ def commit(
     return target
 
 
-def remove(path: Path, manifest: Manifest, *, owner: str) -> bool:
-    """Remove a checkpoint, only if it holds nothing but what its manifest lists. Whether it is gone.
-
-    A failure is logged, not raised: what is left over is removed by the next `clean`.
-    """
+def strangers(path: Path, manifest: Manifest) -> list[str]:
+    """What stands in a checkpoint's place that this program did not write: it must not be removed."""
+    if path.is_symlink():
+        return ["a link in place of the directory"]
     listed = {*manifest.files, MANIFEST_NAME}
-    try:
-        strange = sorted(entry.name for entry in os.scandir(path) if entry.name not in listed or not _is_file(entry))
-        if strange:
-            log.warning("%s is kept: it holds %s, which its manifest does not list", path, ", ".join(strange))
-            return False
-        hidden = unused(path.parent, hidden_name(owner, path.name))
-        again(os.rename, path, hidden)
-    except OSError as error:
-        log.warning("%s could not be removed (%s); it stays until a later save", path, error.strerror)
-        return False
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.name not in listed or not _is_file(entry))
+
+
+def remove(path: Path, *, owner: str) -> None:
+    """Remove a checkpoint that has no `strangers`. Raises OSError; what is left over is removed by `clean`."""
+    hidden = unused(path.parent, hidden_name(owner, path.name))
+    again(os.rename, path, hidden)
     discard(hidden)
-    return True
 
 
 def clean(directory: Path, *, owner: str) -> None:
@@ -132,9 +128,13 @@ def clean(directory: Path, *, owner: str) -> None:
 
 def discard(hidden: Path) -> None:
     """Remove a hidden directory and the files in it; with a manifest, only the files that it lists. Never raises."""
+    if hidden.is_symlink() or not hidden.is_dir():
+        return
     try:
-        entries = list(os.scandir(hidden))
-    except OSError:
+        with os.scandir(hidden) as scanned:
+            entries = list(scanned)
+    except OSError as error:
+        log.warning("%s is a leftover that could not be listed (%s); it can be deleted", hidden, error.strerror)
         return
     try:
         listed = {*read_manifest(hidden).files, MANIFEST_NAME}

@@ -2,12 +2,12 @@
 
 from runner.checkpoint.files import Member
 from runner.checkpoint.header import Header, header_size, parse_header
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, DamagedError
 
 
 def damages_in(member: Member) -> list[str]:
     """A line for each damaged chunk of an opened file, naming the tensors in it where there are some."""
-    scratch = bytearray(member.record.chunk_bytes if len(member.record.chunks) > 1 else member.record.size)
+    scratch = bytearray(min(member.record.chunk_bytes, member.record.size))
     header: Header | None = None
     damages = []
     for index in range(len(member.record.chunks)):
@@ -15,18 +15,23 @@ def damages_in(member: Member) -> list[str]:
         chunk = memoryview(scratch)[: end - begin]
         good = member.fill(index, chunk)
         if index == 0 and member.path.suffix == ".safetensors":
-            header = _try_header(bytes(chunk), member)
+            header = try_header(bytes(chunk), member)
         if not good:
-            names = [repr(entry.name) for entry in header.between(begin, end)] if header else []
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            holding = "the tensors " + ", ".join(names[:5]) + more if names else ""
-            if index == 0 and member.path.suffix == ".safetensors":
-                holding = f"the header and {holding}" if holding else "the header"
-            damages.append(str(member.damaged(index, holding)))
+            damages.append(str(damaged_tensors(member, index, header)))
     return damages
 
 
-def _try_header(start: bytes, member: Member) -> Header | None:
+def damaged_tensors(member: Member, index: int, header: Header | None) -> DamagedError:
+    """The error for a damaged chunk, naming what it holds. Without a header that makes sense, only the place."""
+    begin, end = member.extent(index)
+    parts = ["the header"] if header is not None and begin < header.size else []
+    if header is not None and (held := header.between(begin, end)):
+        names = ", ".join(repr(entry.name) for entry in held[:5])
+        parts.append(f"the tensors {names}" + (f" and {len(held) - 5} more" if len(held) > 5 else ""))
+    return member.damaged(index, " and ".join(parts))
+
+
+def try_header(start: bytes, member: Member) -> Header | None:
     """The header, if it lies in the first chunk and makes sense, damaged or not: only for naming what is damaged."""
     try:
         size = header_size(start, member.record.size, member.path)

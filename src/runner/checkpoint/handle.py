@@ -196,26 +196,32 @@ def list_checkpoints(
     """
     found: list[Checkpoint] = []
     damages: dict[Path, CheckpointError] = {}
+    for path in _listed(directory):
+        if known is not None and path.name in known:
+            found.append(known[path.name])
+            continue
+        try:
+            found.append(Checkpoint(path, read_manifest(path)))
+        except CheckpointError as error:
+            if not path.exists():
+                # Retention removed it meanwhile, so a newer one is there that the listing may have missed.
+                return list_checkpoints(directory, known)
+            damages[path] = error
+    return sorted(found, key=lambda checkpoint: (checkpoint.generation, checkpoint.step)), damages
+
+
+def _listed(directory: Path) -> list[Path]:
     try:
-        names = [entry.name for entry in os.scandir(directory) if _NAME.fullmatch(entry.name) and entry.is_dir()]
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir())
     except FileNotFoundError:
-        return [], {}
+        return []
     except OSError as error:
         raise CheckpointError(
             f"{directory}: cannot be listed ({error.strerror}); wanted a directory of checkpoints; "
             "give a run's directory that you may read"
         ) from error
-    for name in sorted(names):
-        if known is not None and name in known:
-            found.append(known[name])
-            continue
-        try:
-            found.append(Checkpoint(directory / name, read_manifest(directory / name)))
-        except CheckpointError as error:
-            # A checkpoint that retention removes while it is listed is no damage.
-            if (directory / name).exists():
-                damages[directory / name] = error
-    return sorted(found, key=lambda checkpoint: (checkpoint.generation, checkpoint.step)), damages
+    return [directory / name for name in names]
 
 
 def step_in_name(name: str) -> int | None:

@@ -28,6 +28,7 @@ from runner.checkpoint.commit import (
     free_bytes,
     make_directory,
     remove,
+    strangers,
     sync_directory,
     unused,
 )
@@ -78,6 +79,7 @@ class CheckpointStore:
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._sound_frozen: set[str] = set()
         self._warned_of_space = False
+        self._warned_of_strangers: set[str] = set()
         self._read_directory()
         clean(directory, owner=run)
         set_aside = [list_checkpoints(path)[0] for path in _subdirectories(directory / "aside")]
@@ -255,10 +257,26 @@ class CheckpointStore:
         keep = kept(self._keep, records, self._monitor)
         leaving = [checkpoint for checkpoint in own if checkpoint.generation not in keep]
         for checkpoint in leaving:
-            if remove(checkpoint.path, checkpoint.manifest, owner=self._run):
-                log.info("removed %s", checkpoint.path)
+            self._remove(checkpoint)
         if leaving:
             self._read_directory()
+
+    def _remove(self, checkpoint: Checkpoint) -> None:
+        """A failure is no reason to stop training: it is logged, and tried again after the next save."""
+        try:
+            strange = strangers(checkpoint.path, checkpoint.manifest)
+            if not strange:
+                remove(checkpoint.path, owner=self._run)
+                log.info("removed %s", checkpoint.path)
+            elif checkpoint.path.name not in self._warned_of_strangers:
+                self._warned_of_strangers.add(checkpoint.path.name)
+                log.warning(
+                    "%s is kept: it holds what its manifest does not list (%s); move that away, or delete it yourself",
+                    checkpoint.path,
+                    ", ".join(strange),
+                )
+        except OSError as error:
+            log.warning("%s could not be removed (%s); it is tried again later", checkpoint.path, error.strerror)
 
     def _next_generation(self) -> int:
         known = [checkpoint.generation for checkpoint in self._checkpoints]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from runner.checkpoint.damage import damaged_tensors, try_header
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
 from runner.checkpoint.header import LENGTH_BYTES, Entry, Header, header_size, lay_out, parse_header
 from runner.errors import DamagedError
@@ -119,7 +120,7 @@ def read_header(member: Member) -> Header:
         begin, end = member.extent(index)
         chunk = bytearray(end - begin)
         if not member.fill(index, memoryview(chunk)):
-            raise member.damaged(index, "the header and the first tensors" if index == 0 else "the header")
+            raise damaged_tensors(member, index, try_header(bytes(chunk), member) if index == 0 else None)
         raw += chunk
         if needed == LENGTH_BYTES and len(raw) >= LENGTH_BYTES:
             needed = header_size(bytes(raw[:LENGTH_BYTES]), record.size, member.path)
@@ -135,15 +136,14 @@ def _fill(member: Member, header: Header, memories: Mapping[str, memoryview]) ->
     wanted = sorted({index for name in memories for index in _chunks_of(header.entries[name], member)})
     for index in wanted:
         begin, end = member.extent(index)
-        first = entries[bisect_right(ends, begin)]
+        held = _from(entries, bisect_right(ends, begin), end)
+        first = held[0]
         if first.name in memories and first.begin <= begin and end <= first.end:
-            held = [first]
             good = member.fill(index, memories[first.name][begin - first.begin : end - first.begin])
         else:
             if len(scratch) < end - begin:
                 scratch = bytearray(end - begin)
             view = memoryview(scratch)[: end - begin]
-            held = _from(entries, bisect_right(ends, begin), end)
             good = member.fill(index, view)
             for entry in held:
                 if entry.name in memories:
@@ -151,7 +151,7 @@ def _fill(member: Member, header: Header, memories: Mapping[str, memoryview]) ->
                     target = memories[entry.name]
                     target[low - entry.begin : high - entry.begin] = view[low - begin : high - begin]
         if not good:
-            raise member.damaged(index, "the tensors " + _some(entry.name for entry in held))
+            raise damaged_tensors(member, index, header)
 
 
 def _chunks_of(entry: Entry, member: Member) -> range:
@@ -216,9 +216,3 @@ def _in_chunks(pieces: Iterable[memoryview]) -> Iterator[bytes | memoryview]:
                 pending, length = [], 0
     if pending:
         yield b"".join(pending)
-
-
-def _some(names: Iterable[str]) -> str:
-    """A few names for a message."""
-    listed = [repr(name) for name in names]
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

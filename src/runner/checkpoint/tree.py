@@ -5,7 +5,6 @@ is `{"$": "tensor", "name": ...}`; tied tensors are references to one name.
 """
 
 import base64
-import binascii
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ TAG = "$"
 _SMALL_INT = 2**63
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _NUMPY_KINDS = "biufc"
+_NUMPY_NUMBERS = {np.dtype(code).name: np.dtype(code).type for code in "?bBhHiIlLqQefdFD"}
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -122,7 +122,7 @@ class _Flattening:
 
     def _number(self, value: np.generic, path: tuple[str, ...]) -> Any:
         plain = value.item()
-        if value.dtype.kind not in _NUMPY_KINDS or type(plain) not in (bool, int, float, complex):
+        if value.dtype.name not in _NUMPY_NUMBERS or type(plain) not in (bool, int, float, complex):
             raise TypeError(f"{_named(path)} is a numpy {value.dtype}, which a checkpoint cannot hold; wanted a number")
         return {TAG: "number", "dtype": value.dtype.name, "value": self.encode(plain, path)}
 
@@ -180,7 +180,7 @@ def _decode(value: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
         return {key: _decode(item, tensors, depth + 1) for key, item in value.items()}
     try:
         return _DECODERS[value[TAG]](value, tensors, depth)
-    except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         if isinstance(error, DamagedError):
             raise
         raise DamagedError(
@@ -206,10 +206,10 @@ def _stored(value: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _number(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> Any:
-    dtype = np.dtype(value["dtype"])
-    if dtype.kind not in _NUMPY_KINDS:
-        raise TypeError("wanted a number's dtype")
-    return dtype.type(_decode(value["value"], tensors, depth + 1))
+    plain = _decode(value["value"], tensors, depth + 1)
+    if type(plain) not in (bool, int, float, complex):
+        raise TypeError("wanted a number")
+    return _NUMPY_NUMBERS[value["dtype"]](plain)
 
 
 _DECODERS: Mapping[str, Callable[[dict[str, Any], Mapping[str, Tensor], int], Any]] = {
