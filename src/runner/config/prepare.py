@@ -1,0 +1,120 @@
+"""From a command line to a claimed run directory: all that comes before anything is built. One way for every door."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, open_dict, read_write
+
+from runner.config.check import BUILT, Settings, check
+from runner.config.composing import Composition, Config, compose
+from runner.config.documents import written
+from runner.config.fitting import fitted
+from runner.config.identity import identity
+from runner.config.resume import Resumption, prepare_resume, resumed
+from runner.config.sources import Sources
+from runner.config.targets import target_nodes
+from runner.config.words import Words, split_flags, split_words
+from runner.errors import ConfigError
+from runner.rundir import RunDir
+from runner.trust import TrustMemory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can begin: its config is good and its directory is claimed."""
+
+    config: Config
+    settings: Settings
+    run: RunDir
+    words: Words
+    resumption: Resumption | None
+    notes: tuple[str, ...]
+    """What the user should know: arguments left out, overrides not repeated, where conf/ has changed."""
+    node: DictConfig
+    """The whole config as Hydra's `run_job` takes it."""
+
+
+def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepared:
+    """Compose, check, and claim the run directory (or open the one to go on in). Refused, it leaves nothing behind.
+
+    `memory` is the user's own, where none is given. ConfigError with every problem at once; ResumeError; TrustError.
+    """
+    memory = memory if memory is not None else TrustMemory()
+    words, rest = split_words(argv)
+    flags, overrides = split_flags(rest)
+    sources = Sources.of_flags(flags)
+    if words.resume is not None:
+        replay = prepare_resume(words, overrides, sources=sources, memory=memory, draw_seed=draw_seed)
+        composition = replay.composition
+        config, notes = fitted(composition, BUILT)
+        settings = check(config, known_problems=composition.problems)
+        resumption = resumed(replay, config, words)
+        return Prepared(config, settings, replay.run, words, resumption, (*replay.notes, *notes), composition.node)
+    composition = compose(overrides, sources=sources, draw_seed=draw_seed)
+    config, settings, notes = checked(composition, memory)
+    run = _claim(composition, config, settings)
+    return Prepared(config, settings, run, words, None, tuple(notes), composition.node)
+
+
+def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Settings, list[str]]:
+    """The config and settings of a fresh launch. Its targets are the user's own, and are remembered as such."""
+    config, notes = fitted(composition, BUILT)
+    settings = check(config, known_problems=composition.problems)
+    memory.remember(target.node["_target_"] for target in target_nodes(config.resolved, BUILT))
+    return config, settings, notes
+
+
+def prepare_job(node: DictConfig, overrides: Sequence[str], directory: Path, words: Words) -> Prepared:
+    """A job of a sweep, in the directory that Hydra made for it. HydraConfig has to be set."""
+    raise NotImplementedError
+
+
+def draw_seed() -> int:
+    """A seed for a run that asked for none in particular. From the system, so that no seeded generator repeats it."""
+    return random.SystemRandom().randrange(2**31)
+
+
+def _claim(composition: Composition, config: Config, settings: Settings) -> RunDir:
+    """Make the run directory, under another name if somebody was faster, unless the name was typed."""
+    typed = any(override.key_or_group == "hydra.run.dir" for override in composition.typed)
+    wanted = composition.run_dir.absolute()
+    path = _typed_directory(wanted) if typed else _new_directory(wanted)
+    if path != wanted:
+        with read_write(composition.node), open_dict(composition.node):
+            composition.node.hydra.run.dir = str(path)
+    return RunDir.create(
+        path,
+        name=settings.name,
+        identity=identity(written(config), config.composed),
+        created=datetime.now(UTC),
+    )
+
+
+def _typed_directory(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _new_directory(wanted: Path) -> Path:
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise _unwritable(wanted, error) from error
+    raise ConfigError(f"{wanted}: taken, and so are 998 names after it; type another hydra.run.dir")
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path}: the run directory cannot be made ({error.strerror}); type hydra.run.dir=DIRECTORY")

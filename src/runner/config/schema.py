@@ -1,0 +1,105 @@
+"""The typed sections of a config, `trainer`, `checkpoint` and `runtime`: types and checks, no values."""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.checkpoint.policies import KeepPolicy, SavePolicy
+from runner.config.names import did_you_mean
+from runner.training.plan import Trainer
+
+T = TypeVar("T")
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass
+class Checkpointing:
+    """`checkpoint`: when to save, what to keep, and whether to read back what was written."""
+
+    read_back: bool
+    save: SavePolicy
+    keep: KeepPolicy
+
+
+@dataclass
+class Runtime:
+    """`runtime`: where and how to compute. None of it belongs to what a run is."""
+
+    device: str
+    workers: int
+    threads: int | None
+    compile: bool
+    progress: bool
+
+    def __post_init__(self) -> None:
+        kind, colon, index = self.device.partition(":")
+        if kind not in DEVICES or (colon and not (kind == "cuda" and index.isdigit())):
+            raise ValueError(f"runtime.device is {self.device!r}; wanted one of {', '.join(DEVICES)}, or cuda:N")
+        if self.workers < 0:
+            raise ValueError(f"runtime.workers is {self.workers!r}; wanted 0 or more processes")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"runtime.threads is {self.threads!r}; wanted a whole number from 1, or null")
+
+
+SCHEMAS: Mapping[str, type] = {"trainer": Trainer, "checkpoint": Checkpointing, "runtime": Runtime}
+
+
+def typed(schema: type[T], section: str, value: Any) -> tuple[T | None, list[str]]:
+    """`value` as an instance of `schema`, or None and everything that is wrong with it, one line each."""
+    if not isinstance(value, Mapping):
+        return None, [f"{section} is {shown(value)}; wanted a section with {', '.join(_names(schema))}"]
+    problems = [
+        f"{section}.{key}: no such key{did_you_mean(str(key), _names(schema), prefix=section + '.')}"
+        for key in value
+        if key not in _names(schema)
+    ]
+    hints = typing.get_type_hints(schema)
+    made: dict[str, Any] = {}
+    for name in _names(schema):
+        where, hint = f"{section}.{name}", hints[name]
+        if name not in value:
+            problems.append(f"{where}: not there; type ++{where}=VALUE")
+        elif value[name] == "???":
+            problems.append(f"{where}: no value yet; type {where}=VALUE")
+        elif is_dataclass(hint) and isinstance(hint, type):
+            made[name], wrong = typed(hint, where, value[name])
+            problems += wrong
+        else:
+            made[name], wrong = _leaf(schema, name, hint, where, value[name])
+            problems += wrong
+    if problems:
+        return None, problems
+    try:
+        return schema(**made), []
+    except ValueError as error:
+        return None, str(error).splitlines()
+
+
+def _leaf(schema: type, name: str, hint: Any, where: str, value: Any) -> tuple[Any, list[str]]:
+    """One value after OmegaConf's own conversion ("3" to 3) and check."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+        return OmegaConf.to_container(merged)[name], []  # type: ignore[call-overload, index]
+    except OmegaConfBaseException:
+        return None, [f"{where} is {shown(value)}; wanted {_wanted(hint)}"]
+
+
+def _names(schema: type) -> list[str]:
+    return [one.name for one in fields(schema)]
+
+
+def _wanted(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    options = typing.get_args(hint) or (hint,)
+    return " or ".join(words[option] for option in options if option in words)
+
+
+def shown(value: Any) -> str:
+    """A value as one would type it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)

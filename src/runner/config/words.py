@@ -1,0 +1,105 @@
+"""What a command line holds besides overrides: the launch words (`+resume +allow +reset +trust`) and Hydra's flags.
+
+Launch words are taken off as raw text before Hydra sees the line, because paths hold `=`, commas and spaces.
+They are never saved as overrides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.errors import ConfigError
+
+LAUNCH_WORDS = ("resume", "allow", "reset", "trust")
+_FLAGS_WITH_VALUE = {
+    "--cfg": "--cfg",
+    "-c": "--cfg",
+    "--package": "--package",
+    "-p": "--package",
+    "--config-path": "--config-path",
+    "-cp": "--config-path",
+    "--config-name": "--config-name",
+    "-cn": "--config-name",
+    "--config-dir": "--config-dir",
+    "-cd": "--config-dir",
+}
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_REFUSED = "--experimental-rerun"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The launch words of one command line."""
+
+    resume: str | None = None
+    """A run directory, a checkpoint or `latest`, with `@best` or `@step=N` behind it; as it was typed."""
+    allow: tuple[str, ...] = ()
+    """Structural differences that a resume may have: `model`."""
+    reset: tuple[str, ...] = ()
+    """Parts of the restored state that start anew."""
+    trust: tuple[str, ...] = ()
+    """Modules whose targets a config from a file may name."""
+
+
+def split_words(argv: Sequence[str]) -> tuple[Words, list[str]]:
+    """The launch words of `argv`, and the rest of it in its order. ConfigError for a word without a value."""
+    found: dict[str, list[str]] = {word: [] for word in LAUNCH_WORDS}
+    rest = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        word = name.removeprefix("+")
+        if not name.startswith("+") or word not in LAUNCH_WORDS:
+            rest.append(argument)
+        elif not equals or not value.strip():
+            raise ConfigError(f"+{word}: no value; type +{word}={_EXAMPLES[word]}")
+        else:
+            found[word].append(value)
+    if len(found["resume"]) > 1:
+        raise ConfigError(f"+resume is typed {len(found['resume'])} times; one run can be resumed at a time")
+    return (
+        Words(
+            resume=found["resume"][0] if found["resume"] else None,
+            allow=_names(found["allow"]),
+            reset=_names(found["reset"]),
+            trust=_names(found["trust"]),
+        ),
+        rest,
+    )
+
+
+_EXAMPLES = {"resume": "latest", "allow": "[model]", "reset": "[optimizer]", "trust": "[mypackage]"}
+
+
+def _names(values: Sequence[str]) -> tuple[str, ...]:
+    """`[a,b]`, `a,b` and `a`, typed once or several times, all mean the same."""
+    listed = (name.strip(" '\"") for value in values for name in value.strip().strip("[]").split(","))
+    return tuple(dict.fromkeys(name for name in listed if name))
+
+
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, each as one argument and in long form where it has a value, and the overrides.
+
+    Flags may stand anywhere; argparse, on its own, refuses `a=1 -m b=2`.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = list(argv)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            overrides += waiting
+            break
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif name == _REFUSED:
+            raise ConfigError(f"{_REFUSED} executes what is pickled in its file; use +resume=RUN to go on with a run")
+        elif name in ("--info", "-i"):
+            asked = value if equals else waiting.pop(0) if waiting and waiting[0] in _INFO else "all"
+            flags.append(f"--info={asked}")
+        elif name in _FLAGS_WITH_VALUE:
+            if not equals and not waiting:
+                raise ConfigError(f"{argument}: no value; type {argument} VALUE")
+            flags.append(f"{_FLAGS_WITH_VALUE[name]}={value if equals else waiting.pop(0)}")
+        else:
+            flags.append(argument)
+    return flags, overrides
