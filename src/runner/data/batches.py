@@ -1,12 +1,13 @@
 """Batches with a position: which batch comes when depends on the seed, the epoch and the batch's number alone."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from torch.utils.data._utils.pin_memory import pin_memory as pinned
+from torch.utils.data._utils import pin_memory as pinning
 
 from runner.data.fetch import Collate, Source, seed_from
 from runner.data.loader_batches import LoaderBatches, loader_of_iterable
@@ -20,8 +21,8 @@ _ALONE = World()
 class Batches:
     """Batches of a map-style dataset. Any batch of any epoch can be had at once, without reading the ones before it.
 
-    `batch_size` counts the samples of all ranks together; this rank gets indices[rank::size] of each batch. The batches are
-    the same, bit for bit, for any number of workers. `limit` ends every epoch after that many batches.
+    `batch_size` counts the samples of all ranks together; this rank gets indices[rank::size] of each batch. The
+    batches are the same, bit for bit, for any number of workers. `limit` ends every epoch after that many batches.
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class Batches:
         whole, rest = divmod(self.dataset_size, batch_size)
         if drop_last and not whole:
             raise DataError(
-                f"{_name(dataset)} has {self.dataset_size} samples, less than one batch of {batch_size}, and drop_last is "
-                "true, so that nothing is left; set data.drop_last=false or a smaller data.batch_size"
+                f"{_name(dataset)} has {self.dataset_size} samples, less than one batch of {batch_size}, and "
+                "drop_last is true, so that nothing is left; set data.drop_last=false or a smaller data.batch_size"
             )
         self._num_batches = min(whole if drop_last or not rest else whole + 1, limit or self.dataset_size)
         if self._num_batches > whole and rest < world.size:
@@ -55,10 +56,7 @@ class Batches:
                 f"{_name(dataset)}: the last batch has {rest} samples for {world.size} processes; "
                 "set data.drop_last=true or another data.batch_size"
             )
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
-        self._world = world
+        self._order = _Order(self.dataset_size, batch_size, self._num_batches, shuffle, seed, world)
         self._source = Source(dataset, collate, seed=seed, rank=world.rank)
         self._pin_memory = pin_memory
         self._workers = Workers(self._source, workers=workers, pin_memory=pin_memory) if workers else None
@@ -82,7 +80,7 @@ class Batches:
                 "or drop_last are not those with which this position was saved"
             )
         if self._workers is not None:
-            return self._workers.batches(self._tasks(epoch, start))
+            return self._workers.batches(self._order.tasks(epoch, start))
         return self._fetch(epoch, start)
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,27 +101,41 @@ class Batches:
             self._workers.close()
 
     def _fetch(self, epoch: int, start: int) -> Iterator[Any]:
-        for number, indices in self._indices(epoch, start):
+        for number, indices in self._order.batches(epoch, start):
             batch = self._source.batch(epoch, number, indices)
-            yield pinned(batch) if self._pin_memory else batch
+            yield pinning.pin_memory(batch) if self._pin_memory else batch  # type: ignore[no-untyped-call]
 
-    def _tasks(self, epoch: int, start: int) -> Iterator[Task]:
-        for number, indices in self._indices(epoch, start):
-            yield epoch, number, indices.tolist()
 
-    def _indices(self, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
-        order = self._order(epoch)
-        rank, size = self._world.rank, self._world.size
-        for number in range(start, self._num_batches):
-            indices = order[number * self._batch_size : (number + 1) * self._batch_size]
+@dataclass(frozen=True)
+class _Order:
+    """Which indices make which batch. It has no reference to the batches, whose workers would keep them alive."""
+
+    size: int
+    batch_size: int
+    num_batches: int
+    shuffle: bool
+    seed: int
+    world: World
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
+        """The number and the indices (of this rank) of each batch from `start` on."""
+        order = self._permutation(epoch)
+        rank, size = self.world.rank, self.world.size
+        for number in range(start, self.num_batches):
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield number, indices if size == 1 else indices[rank::size]
 
-    def _order(self, epoch: int) -> Tensor:
-        if not self._shuffle:
-            return torch.arange(self.dataset_size)
+    def tasks(self, epoch: int, start: int) -> Iterator[Task]:
+        """The same, for workers."""
+        for number, indices in self.batches(epoch, start):
+            yield epoch, number, indices.tolist()
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.size)
         generator = torch.Generator()
-        generator.manual_seed(seed_from("order", self._seed, epoch))
-        return torch.randperm(self.dataset_size, generator=generator)
+        generator.manual_seed(seed_from("order", self.seed, epoch))
+        return torch.randperm(self.size, generator=generator)
 
 
 def make_batches(

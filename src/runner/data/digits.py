@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xxhash
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from runner.data.data import Data
@@ -17,14 +18,14 @@ from runner.errors import DataError
 SHIPPED = Path(__file__).parent / "files" / "digits.npz"
 """Source and split: files/SOURCES.txt."""
 
-SHIFT = 1
-"""Pixels by which augmentation moves an image, up to, in each direction."""
+SHIFT = 0.5
+"""Pixels by which augmentation moves an image, at most, in each direction. A whole one is much of eight."""
 NOISE = 0.05
 """Standard deviation of the noise that augmentation adds; full ink is 1."""
 
 _WANTED = (
-    "wanted an .npz file (numpy.savez) with images: unsigned integers (N, height, width), labels: integers (N,) from 0, "
-    "split: integers (N,), 0 training, 1 validation, 2 test, and levels: the integer of full ink"
+    "wanted an .npz file (numpy.savez) with images: integers (N, height, width), labels: integers (N,) from "
+    "0, split: integers (N,), 0 training, 1 validation, 2 test, and levels: the integer of full ink"
 )
 
 
@@ -32,7 +33,7 @@ def digits(path: str | None = None, augment: bool = False) -> Data:
     """Images x: (B, 1, 8, 8) float32 in [0, 1] and labels y: (B,) int64 in [0, 10).
 
     `path` is a file of the same form as the shipped one (files/SOURCES.txt), of images of any size; it needs training
-    samples, the other splits may be missing. `augment` shifts and blurs the training split (see `Augmented`).
+    samples, the other splits may be missing. `augment` varies the training split (see `Augmented`).
     Raises DataError if the file cannot be read or is of another form.
     """
     file = SHIPPED if path is None else Path(path)
@@ -60,7 +61,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         """`images`: (N, 1, height, width) in [0, 1], `labels`: (N,)."""
-        self.images = torch.nn.functional.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT))
+        self.images = images
         self.labels = labels
 
     def __len__(self) -> int:
@@ -71,13 +72,13 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         return images[0], labels[0]
 
     def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
-        padded = rows(self.images, indices)
-        count, _, height, width = padded.shape
-        height, width = height - 2 * SHIFT, width - 2 * SHIFT
-        corner = torch.randint(0, 2 * SHIFT + 1, (2, count, 1))
-        y = (corner[0] + torch.arange(height))[:, :, None]
-        x = (corner[1] + torch.arange(width))[:, None, :]
-        shifted = padded[torch.arange(count)[:, None, None], 0, y, x][:, None]
+        images = rows(self.images, indices)
+        height, width = images.shape[-2:]
+        # Each image's affine map: the identity and a shift, in units of half an image.
+        maps = torch.eye(2, 3).repeat(len(images), 1, 1)
+        maps[:, :, 2] = (2 * torch.rand(len(images), 2) - 1) * SHIFT * 2 / torch.tensor([width, height])
+        grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
+        shifted = functional.grid_sample(images, grid, align_corners=False)
         noisy = shifted + NOISE * torch.randn(shifted.shape)
         return noisy.clamp_(0.0, 1.0), rows(self.labels, indices)
 
@@ -105,7 +106,8 @@ def _problem(images: Any, labels: Any, split: Any, levels: Any) -> str | None:
             str(a.dtype) for a in (images, labels, split, levels)
         )
     if images.ndim != 3 or labels.shape != images.shape[:1] or split.shape != labels.shape or levels.shape != ():
-        return f"images, labels, split and levels have shapes {images.shape}, {labels.shape}, {split.shape}, {levels.shape}"
+        shapes = ", ".join(str(array.shape) for array in (images, labels, split, levels))
+        return f"images, labels, split and levels have shapes {shapes}"
     if not images.size:
         return "there is no image"
     if levels < 1 or images.min() < 0 or images.max() > levels:

@@ -90,7 +90,7 @@ class Source:
         return self._collated([self.dataset[index] for index in _numbers(indices)])
 
     def _collated(self, samples: Sequence[Any]) -> Any:
-        return default_collate(samples) if self.collate is None else self.collate(samples)
+        return default_collate(list(samples)) if self.collate is None else self.collate(samples)
 
 
 def draws_randomness(dataset: Any) -> bool:

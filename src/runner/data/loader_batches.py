@@ -1,6 +1,9 @@
 """Batches of a loader that keeps its own position: torchdata's StatefulDataLoader, or any with `state_dict`."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -23,18 +26,23 @@ class LoaderBatches:
         self._keeps_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         if resumable and not self._keeps_state:
             raise DataError(
-                f"data.train is a {type(loader).__qualname__} without `state_dict` and `load_state_dict`, so that a run could "
-                "not be resumed in the middle of an epoch; give the dataset itself, or a torchdata StatefulDataLoader"
+                f"data.train is a {type(loader).__qualname__} without `state_dict` and `load_state_dict`, so that a "
+                "run could not be resumed in the middle of an epoch; give the dataset itself, or torchdata's "
+                "StatefulDataLoader"
             )
         self._loader = loader
         self._seed = seed
         self._limit = limit
-        self._position: tuple[int, int] | None = None
-        """Epoch and batches given out of it; None before the first."""
+        self._position = (0, 0)
+        """Epoch, and how many batches of it were given out."""
         self._ended = False
         """The loader itself has said that the epoch of `_position` is over."""
         self._restored: Mapping[str, Any] | None = None
-        """A loader's state that waits for the next call of `epoch`."""
+        """The loader's state that waits for the next epoch to be read."""
+        self._held: Any = None
+        """The loader's state at `_position`, where the loader itself is one batch further."""
+        self._begun = False
+        """The loader has been iterated since it was made or restored."""
         self._close: Callable[[], None] | None = None
 
     @property
@@ -59,34 +67,33 @@ class LoaderBatches:
 
         Raises DataError for any other position: a loader cannot be sent there.
         """
-        if self._restored is None or self._position is None:
+        if self._restored is None:
             if start:
                 raise DataError(f"batch {start} of epoch {epoch} was asked for, but the loader's state was not loaded")
-            return self._read(epoch, start=0, unfinished=None)
+            return self._read(epoch, start=0, cut=False)
         if (epoch, start) == self._position:
-            if self._ended or start == self._limit:
+            if self._ended or start in (self._limit, self.num_batches):
                 return iter(())
-            return self._read(epoch, start=start, unfinished=None)
-        if (epoch, start) == (self._position[0] + 1, 0):
-            return self._read(epoch, start=0, unfinished=None if self._ended else self._position)
+            return self._read(epoch, start=start, cut=False)
+        over = self._ended or self._position[1] in (self._limit, self.num_batches)
+        if over and (epoch, start) == (self._position[0] + 1, 0):
+            return self._read(epoch, start=0, cut=not self._ended)
         raise DataError(
             f"batch {start} of epoch {epoch} was asked for, but the loader's saved position is "
             f"batch {self._position[1]} of epoch {self._position[0]}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the batch that was given out last; {} before the first."""
-        if self._position is None or not self._keeps_state:
+        """The position after the batch that was given out last; {} for a loader that cannot tell."""
+        if not self._keeps_state:
             return {}
         epoch, batch = self._position
-        state = self._loader.state_dict() if self._restored is None else self._restored
-        return {"epoch": epoch, "batch": batch, "ended": self._ended, "loader": state}
+        # Asked for before the first batch, torchdata's loader would start its workers to answer.
+        state = self._loader.state_dict() if self._begun and self._held is None else self._held or self._restored
+        return {"epoch": epoch, "batch": batch, "ended": self._ended, "loader": deepcopy(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave. Raises DataError if it is not that."""
-        if not state:
-            self._position, self._ended, self._restored = None, False, None
-            return
         if set(state) != {"epoch", "batch", "ended", "loader"} or not self._keeps_state:
             raise DataError(
                 f"the saved position has {sorted(state)}; wanted batch, ended, epoch and loader, for a loader with "
@@ -94,7 +101,8 @@ class LoaderBatches:
             )
         self._position = (state["epoch"], state["batch"])
         self._ended = state["ended"]
-        self._restored = state["loader"]
+        self._restored = deepcopy(state["loader"])
+        self._begun, self._held = False, None
 
     def close(self) -> None:
         """Ends the worker processes of a loader that was made here."""
@@ -102,49 +110,61 @@ class LoaderBatches:
             self._close()
             self._close = None
 
-    def _read(self, epoch: int, *, start: int, unfinished: tuple[int, int] | None) -> Iterator[Any]:
-        if unfinished is not None:
-            self._finish(*unfinished)
+    def _read(self, epoch: int, *, start: int, cut: bool) -> Iterator[Any]:
+        """`cut`: the restored state is that of an epoch before, which its limit has cut off."""
+        if cut:
+            with seeded(seed_from("loader", self._seed, epoch - 1)):
+                self._iterator()
         with seeded(seed_from("loader", self._seed, epoch)):
             iterator = self._iterator()
-        batch = start
-        self._position, self._ended = (epoch, batch), False
-        while batch != self._limit:
-            try:
-                with seeded(seed_from("batch", self._seed, epoch, batch)):
-                    item = next(iterator)
-            except StopIteration:
-                self._ended = True
-                return
+        batch, total = start, self.num_batches
+        self._position, self._ended, self._held = (epoch, batch), False, None
+        items = [] if batch in (total, self._limit) else self._next(iterator, epoch, batch)
+        while items:
+            item = items.pop()
             batch += 1
             self._position = (epoch, batch)
+            if batch == self._limit:
+                self._held = None
+                yield item
+                return
+            # The state of StatefulDataLoader (torchdata 0.11) on the last batch does not say that it is the last: what
+            # comes after is an empty epoch, or with workers one that begins anew. So the end is looked for, with the
+            # state from before the look in the hand: always where the length is not known, else at the last batch.
+            looks = total is None or batch == total
+            if looks:
+                # A copy, because a dataset may give its live buffers, and go on to change them.
+                before = deepcopy(self._loader.state_dict()) if self._keeps_state else None
+                items = self._next(iterator, epoch, batch)
+                self._ended = not items
+                self._held = before if items else None
             yield item
+            if batch == total:
+                return
+            if not looks:
+                items = self._next(iterator, epoch, batch)
+        self._ended = True
+        if total is not None:
+            raise DataError(
+                f"the loader says that it has {total} batches, but it gave {batch} in epoch {epoch}; its length must "
+                "be right, or not be told"
+            )
 
-    def _finish(self, epoch: int, batch: int) -> None:
-        """Brings a loader whose state was taken on the last batch of `epoch` to the end of that epoch.
-
-        Such a state (StatefulDataLoader's, torchdata 0.11) says that the last batch was given out, not that the epoch is over:
-        the next iteration is the empty rest of the old epoch. Gone through here, so that it is not taken for the new one.
-        """
-        with seeded(seed_from("loader", self._seed, epoch)):
-            iterator = self._iterator()
-        if batch == self._limit:
-            return
+    def _next(self, iterator: Iterator[Any], epoch: int, batch: int) -> list[Any]:
+        """The next batch in a list; an empty list when there is none."""
         with seeded(seed_from("batch", self._seed, epoch, batch)):
-            for _ in iterator:
-                raise DataError(
-                    f"epoch {epoch + 1} was asked for, but the loader's saved position is batch {batch} of epoch {epoch}, "
-                    "and that epoch has more batches"
-                )
+            return list(islice(iterator, 1))
 
     def _iterator(self) -> Iterator[Any]:
         if self._restored is not None:
             self._loader.load_state_dict(self._restored)
             self._restored = None
+        self._begun = True
         if getattr(self._loader, "worker_init_fn", None) is not ignore_signals:
-            return iter(self._loader)
+            theirs: Iterator[Any] = iter(self._loader)
+            return theirs
         with held_back_signals():
-            iterator = iter(self._loader)
+            iterator: Iterator[Any] = iter(self._loader)
         if self._close is None:
             self._close = close_at_exit(self, self._loader)
         return iterator
@@ -164,15 +184,18 @@ def loader_of_iterable(
         from torchdata.stateful_dataloader import StatefulDataLoader
     except ImportError as error:
         raise ConfigError(
-            f"the data set {type(dataset).__qualname__} is iterable, and to resume it torchdata is needed, which cannot be imported "
-            f"({error}); pip install 'runner[iterable]'"
+            f"the data set {type(dataset).__qualname__} is iterable, and to resume it torchdata is needed, which "
+            f"cannot be imported ({error}); pip install 'runner[iterable]'"
         ) from error
-    return StatefulDataLoader(
-        dataset,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=ignore_signals if workers else None,
-    )
+    with warnings.catch_warnings():
+        # torchdata 0.11 calls `torch.set_vital`, which torch has deprecated. Nothing that a user could mend.
+        warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
+        return StatefulDataLoader(
+            dataset,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=ignore_signals if workers else None,
+        )

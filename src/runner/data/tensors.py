@@ -11,7 +11,7 @@ from runner.errors import DataError
 
 
 class Tensors(Dataset[tuple[Tensor, ...]]):
-    """Samples are the rows of `tensors`; a batch is indexed at once, which is many times quicker than sample by sample."""
+    """Samples are the rows of `tensors`; a batch is indexed at once, many times quicker than sample by sample."""
 
     draws_randomness = False
     """Nothing random happens in a fetch, so no generator has to be seeded around it."""

@@ -31,7 +31,7 @@ class Workers:
         self._loader: DataLoader[Any] = DataLoader(
             _Fetched(source),
             batch_size=None,
-            sampler=self._tasks,  # type: ignore[arg-type]  # The stubs want a sized sampler; the loader does not.
+            sampler=self._tasks,
             num_workers=workers,
             collate_fn=_unchanged,
             worker_init_fn=ignore_signals,
@@ -85,7 +85,7 @@ def held_back_signals() -> Iterator[None]:
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns of every fork in a process with threads. Torch has always some, and its workers are made for it.
+            # Python 3.12 warns of a fork in a process with threads. Torch always has some and its workers allow for it.
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
             yield
     finally:
@@ -102,7 +102,8 @@ def ignore_signals(_worker: int) -> None:
 def close_at_exit(owner: object, loader: DataLoader[Any]) -> Callable[[], None]:
     """Ends the workers of `loader` when `owner` is gone, at exit, or when the returned function is called.
 
-    Call it once they run: exit functions are called in reverse order, and torch's own, registered by each worker, would wait for each.
+    Call it once they run: exit functions are called in reverse order, and torch's own, one for each worker, would wait
+    for workers that nobody has told to end.
     """
     finalizer = weakref.finalize(owner, _end_workers, loader, os.getpid())
     atexit.register(finalizer)
