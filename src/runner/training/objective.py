@@ -35,8 +35,7 @@ def num_samples(batch: Any) -> int:
     """The length of the first dimension of the first tensor in `batch`."""
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.dim() else 1
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    for value in values:
+    for value in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
         if isinstance(value, Tensor | Mapping | list | tuple):
             return num_samples(value)
     raise TypeError(f"a batch of {type(batch).__name__} holds no tensor; its samples cannot be counted")

@@ -8,6 +8,7 @@ is whole: it may be saved, evaluated, or left there.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -71,26 +72,35 @@ def steps(
 
 def _windows(state: TrainState, batches: Batches, accumulate: int) -> Iterator[tuple[list[Any], bool]]:
     """Windows of the unfinished epoch, and whether each is its last."""
-    start, total = state.progress.batch, batches.num_batches
-    source = batches.epoch(state.progress.epoch, start)
-    done, ahead = start, _taken(source, accumulate)
-    while ahead:
-        window, done = ahead, done + len(ahead)
-        if total is not None:
-            state.batches_state = None
-            yield window, done >= total
-            ahead = _taken(source, accumulate) if done < total else []
-        else:
-            # Whether an epoch of unknown length ends here shows only when more is asked for; what a checkpoint
-            # must hold is the position before that.
-            position = batches.state_dict()
-            ahead = _taken(source, accumulate)
-            state.batches_state = position if ahead else batches.state_dict()
-            yield window, not ahead
+    done, total = state.progress.batch, batches.num_batches
+    source = batches.epoch(state.progress.epoch, done)
+    state.batches_state = None
+    if total is None:
+        yield from _windows_of_unknown_length(state, batches, source, accumulate)
+        return
+    window = []
+    for batch in source:
+        window.append(batch)
+        done += 1
+        if len(window) == accumulate or done == total:
+            yield window, done == total
+            window = []
 
 
-def _taken(source: Iterator[Any], count: int) -> list[Any]:
-    return [batch for _, batch in zip(range(count), source, strict=False)]
+def _windows_of_unknown_length(
+    state: TrainState, batches: Batches, source: Iterator[Any], accumulate: int
+) -> Iterator[tuple[list[Any], bool]]:
+    """Whether an epoch of unknown length ends shows only when more is asked for.
+
+    What a checkpoint must hold is the position before that.
+    """
+    window = list(islice(source, accumulate))
+    while window:
+        position = batches.state_dict()
+        ahead = list(islice(source, accumulate))
+        state.batches_state = position if ahead else batches.state_dict()
+        yield window, not ahead
+        window = ahead
 
 
 class _Stepper:
@@ -99,6 +109,8 @@ class _Stepper:
     def __init__(self, state: TrainState, objective: Objective, plan: Trainer, world: World) -> None:
         self.state, self.objective, self.plan, self.world = state, objective, plan, world
         self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self.autocast = autocast(plan.precision, state.device)
+        self.alone = world.size == 1
         self.closure = needs_closure(state.optimizer)
         # On an accelerator a look at the loss waits for the device. `stop` may look later, as long as it is before
         # every save; `skip` has to know at once which steps there were.
@@ -107,66 +119,60 @@ class _Stepper:
         self.gated = can_gate and not on_cpu and not self.closure and plan.nonfinite == "stop"
 
     def __call__(self, window: list[Any], ends_epoch: bool) -> Step:
-        state = self.state
+        state, plan = self.state, self.plan
         before, lr = state.progress, state.lr
         state.whole = False
-        window = [to_device(batch, state.device) for batch in window]
+        if state.device.type != "cpu":
+            window = [to_device(batch, state.device) for batch in window]
         counts, total, samples = self._counted(window)
-        progress = Progress(
-            step=before.step + 1,
-            epoch=before.epoch + 1 if ends_epoch else before.epoch,
-            batch=0 if ends_epoch else before.batch + len(window),
-            samples=before.samples + samples,
-            evaluated_step=before.evaluated_step,
+        take = self._closure_step if self.closure else self._step
+        loss, norm, made = take(window, counts, total)
+        state.progress = progress = Progress(
+            before.step + made,
+            before.epoch + 1 if ends_epoch else before.epoch,
+            0 if ends_epoch else before.batch + len(window),
+            before.samples + samples,
+            before.evaluated_step,
         )
-        if self.closure:
-            loss, norm, made = self._closure_step(window, counts, total)
-        else:
-            loss, norm, made = self._step(window, counts, total)
-        if not made:
-            progress = replace(progress, step=before.step)
-        state.progress = progress
         if made:
             if state.averaged is not None:
                 state.averaged.update_parameters(state.model)
             state.epoch_loss.add(loss, total)
-        if self.plan.schedule == "step" and made or self.plan.schedule == "epoch" and ends_epoch:
+        if (plan.schedule == "step" and made) or (plan.schedule == "epoch" and ends_epoch):
             state.scheduler.step(progress, None)
         state.whole = True
-        gathered = not self.gated or progress.step % self.plan.log_every == 0
-        if gathered:
+        if self.gated:
+            if progress.step % plan.log_every:
+                return Step(progress, lr)
             state.check_finite()
-        return Step(
-            progress,
-            lr,
-            loss=float(loss) if gathered else None,
-            grad_norm=float(norm) if norm is not None and gathered else None,
-            skipped=not made,
-        )
+        return Step(progress, lr, float(loss), None if norm is None else float(norm), not made)
 
     def _counted(self, window: list[Any]) -> tuple[list[Any], Any, int]:
         """The loss's count of each batch, their total and the number of samples, the last two over all ranks."""
         counts = [self.objective.count(batch) for batch in window]
-        total, samples = sum(counts), sum(num_samples(batch) for batch in window)
-        if self.world.size > 1:
+        total, samples = sum(counts), sum([num_samples(batch) for batch in window])
+        if not self.alone:
             both = torch.tensor([float(total), float(samples)], dtype=torch.float64)
             dist.all_reduce(both)
             total, samples = float(both[0]), int(both[1])
         return counts, total, samples
 
     def _backward(self, window: list[Any], counts: list[Any], total: Any) -> Tensor:
-        """Gradients of the mean loss over the window, summed over all ranks; returns that loss."""
-        state, alone = self.state, len(window) == 1 and self.world.size == 1
+        """Fresh gradients of the mean loss over the window, summed over all ranks; returns that loss."""
+        state, network, scaler = self.state, self.state.network, self.state.scaler
+        # What Optimizer.zero_grad(set_to_none=True) does, without its bookkeeping for profilers.
+        for parameter in self.parameters:
+            parameter.grad = None
         whole: Tensor | None = None
         for batch, count in zip(window, counts, strict=True):
-            with autocast(self.plan.precision, state.device):
-                loss, _ = self.objective.loss(state.network, batch)
-            share = loss if alone else loss * (count / total)
-            (share if state.scaler is None else state.scaler.scale(share)).backward()
+            with self.autocast:
+                loss, _ = self.objective.loss(network, batch)
+            share = loss if self.alone and len(window) == 1 else loss * (count / total)
+            (share if scaler is None else scaler.scale(share)).backward()
             whole = share.detach() if whole is None else whole + share.detach()
         if whole is None:
             raise TrainingError(f"epoch {state.progress.epoch}: a window without a batch")
-        if self.world.size > 1:
+        if not self.alone:
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
@@ -175,16 +181,15 @@ class _Stepper:
 
     def _step(self, window: list[Any], counts: list[Any], total: Any) -> tuple[float | Tensor, Tensor | None, bool]:
         """Take the step; returns loss, gradient norm, and whether the parameters were updated."""
-        state, optimizer, scaler = self.state, self.state.optimizer, self.state.scaler
-        optimizer.zero_grad(set_to_none=True)
-        loss: float | Tensor = self._backward(window, counts, total)
+        optimizer, scaler = self.state.optimizer, self.state.scaler
+        device_loss = self._backward(window, counts, total)
         if scaler is not None:
             scaler.unscale_(optimizer)
         norm = self._clip()
         if self.gated:
-            self._gated_step(loss)
-            return loss, norm, True
-        loss = float(loss)
+            self._gated_step(device_loss)
+            return device_loss, norm, True
+        loss = device_loss.item()
         # A scaler expects gradients that are not finite, and leaves such a step out by itself.
         if not math.isfinite(loss) or (norm is not None and scaler is None and not math.isfinite(norm)):
             if self.plan.nonfinite == "stop":
@@ -200,10 +205,10 @@ class _Stepper:
         scaler.update()
         return loss, norm, scaler.get_scale() >= scale
 
-    def _gated_step(self, loss: float | Tensor) -> None:
+    def _gated_step(self, loss: Tensor) -> None:
         """Step without waiting for the device: the fused kernels leave the parameters alone where `found_inf` is 1."""
         state = self.state
-        finite = torch.isfinite(torch.as_tensor(loss))
+        finite = torch.isfinite(loss)
         state.finite = finite if state.finite is None else state.finite & finite
         optimizer: Any = state.optimizer
         optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
@@ -215,7 +220,6 @@ class _Stepper:
         losses: list[float] = []
 
         def closure() -> Tensor:
-            self.state.optimizer.zero_grad(set_to_none=True)
             loss = self._backward(window, counts, total)
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
