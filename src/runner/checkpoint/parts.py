@@ -63,7 +63,8 @@ def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
         tensors[MODEL] = {name: tensor for name, tensor in tensors[MODEL].items() if name not in unchanging}
     tree = {"format": _FORMAT, "state": {key: trees.get(key, rest.get(key)) for key in state}}
     text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii")
-    return Parts(text, {file: tensors[file] for file in TENSOR_FILES if file == MODEL or tensors.get(file)})
+    written = [file for file in TENSOR_FILES if file in tensors and (tensors[file] or file == MODEL)]
+    return Parts(text, {file: tensors[file] for file in written})
 
 
 def put_together(tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path) -> dict[str, Any]:

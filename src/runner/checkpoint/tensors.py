@@ -111,10 +111,10 @@ def read_tensors(path: Path, record: FileRecord, names: Collection[str] | None =
 def read_header(member: Member) -> Header:
     """The header of an opened tensor file, verified."""
     record = member.record
-    if record.size == 0:
-        raise DamagedError(f"{member.path}: is empty, wanted a tensor file; use another checkpoint")
+    if record.size < LENGTH_BYTES:
+        raise DamagedError(f"{member.path}: has {record.size} bytes, wanted a tensor file; use another checkpoint")
     raw = bytearray()
-    needed = min(LENGTH_BYTES, record.size)
+    needed = LENGTH_BYTES
     index = 0
     while len(raw) < needed:
         begin, end = member.extent(index)

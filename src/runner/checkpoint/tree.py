@@ -24,7 +24,13 @@ TAG = "$"
 _SMALL_INT = 2**63
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _NUMPY_KINDS = "biufc"
-_NUMPY_NUMBERS = {np.dtype(code).name: np.dtype(code).type for code in "?bBhHiIlLqQefdFD"}
+_NUMPY_NUMBERS = {
+    name: np.dtype(name).type
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+}
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -199,6 +205,18 @@ def _dict(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> d
     return dict(_items(value, tensors, depth))
 
 
+def _complex(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) -> complex:
+    real, imaginary = _decode(value["parts"], tensors, depth + 1)
+    return complex(real, imaginary)
+
+
+def _size(value: dict[str, Any], _tensors: Mapping[str, Tensor], _depth: int) -> torch.Size:
+    lengths = value["lengths"]
+    if not all(type(length) is int and abs(length) < _SMALL_INT for length in lengths):
+        raise TypeError("wanted a list of lengths")
+    return torch.Size(lengths)
+
+
 def _stored(value: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     if value["name"] not in tensors:
         raise DamagedError(f"the state refers to the tensor {value['name']!r:.80}, which is in no tensor file")
@@ -215,11 +233,11 @@ def _number(value: dict[str, Any], tensors: Mapping[str, Tensor], depth: int) ->
 _DECODERS: Mapping[str, Callable[[dict[str, Any], Mapping[str, Tensor], int], Any]] = {
     "int": lambda value, _, __: int(value["hex"], 16),
     "float": lambda value, _, __: _NOT_FINITE[value["value"]],
-    "complex": lambda value, tensors, depth: complex(*_decode(value["parts"], tensors, depth + 1)),
+    "complex": _complex,
     "bytes": lambda value, _, __: base64.b64decode(value["base64"], validate=True),
     "tuple": lambda value, tensors, depth: tuple(_items(value, tensors, depth)),
     "dict": _dict,
-    "size": lambda value, _, __: torch.Size(value["lengths"]),
+    "size": _size,
     "dtype": lambda value, _, __: _DTYPES[value["name"]],
     "device": lambda value, _, __: torch.device(value["name"]),
     "tensor": lambda value, tensors, _: _stored(value, tensors),

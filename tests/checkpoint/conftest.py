@@ -1,0 +1,184 @@
+"""A small state and its store, and ways to break the world under them: file calls that fail, and processes that die."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runner.checkpoint import parts
+from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.store import CheckpointStore
+from runner.records import Monitor, Progress, Saved
+
+DOCUMENTS = {
+    "config.yaml": b"seed: 0\n",
+    "config.json": b'{"config": {"seed": 0, "monitor": {"metric": "val_loss", "mode": "min"}}, "overrides": ["seed=0"]}',
+}
+CALLS = ("open", "write", "fsync", "fdatasync", "rename", "link", "unlink", "mkdir", "rmdir", "posix_fallocate")
+
+
+class FileCalls:
+    """Counts the calls of `os` that change files, and lets one of them, or all from one on, go wrong."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    @contextmanager
+    def going_through(self, act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]) -> Iterator[None]:
+        """`act(number, name, call, arguments)` stands in for every call; numbers are from 0."""
+        real = {name: getattr(os, name) for name in CALLS}
+
+        def through(name: str) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                self.log.append(name)
+                return act(len(self.log) - 1, name, lambda *given: real[name](*given, **kwargs), args)
+
+            return call
+
+        for name in CALLS:
+            setattr(os, name, through(name))
+        try:
+            yield
+        finally:
+            for name, call in real.items():
+                setattr(os, name, call)
+
+    @contextmanager
+    def failing(self, at: int, code: int, *, ever_after: bool = False) -> Iterator[None]:
+        def act(number: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            if number == at or (ever_after and number > at):
+                raise OSError(code, os.strerror(code))
+            return call(*args)
+
+        with self.going_through(act):
+            yield
+
+
+@pytest.fixture
+def file_calls() -> Callable[[], FileCalls]:
+    return FileCalls
+
+
+@pytest.fixture
+def dying() -> Callable[[Callable[[], None], int, bool], bool]:
+    """Runs an action in a child that dies at file call `number`, before or after it. False if it lived to its end."""
+
+    def run(action: Callable[[], None], number: int, after: bool) -> bool:
+        def act(now: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            if now == number and not after:
+                os._exit(9)
+            # A kill loses nothing that the kernel has, so the child need not wait for the disk.
+            result = None if name in ("fsync", "fdatasync") else call(*args)
+            if now == number:
+                os._exit(9)
+            return result
+
+        with warnings.catch_warnings():
+            # The child only writes files and dies; it takes no lock that another thread may hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with FileCalls().going_through(act):
+                    action()
+                code = 0
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        return code == 9
+
+    return run
+
+
+def state_at(step: int) -> dict[str, Any]:
+    """A small state with a tensor in every file of a checkpoint."""
+    generator = torch.Generator().manual_seed(step)
+    weight = torch.randn(4, 3, generator=generator)
+    return {
+        "model": {"head.weight": weight, "head.bias": torch.full((4,), float(step)), "base.weight": torch.ones(8, 8)},
+        "optimizer": {"state": {"head.weight": {"step": torch.tensor(float(step)), "exp_avg": weight * 2}}},
+        "rng": {"torch": torch.arange(16, dtype=torch.uint8), "python": (3, (1, 2), None)},
+        "progress": {"step": step},
+    }
+
+
+@pytest.fixture
+def make_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
+    # So that small states have all the files that great ones have.
+    monkeypatch.setattr(parts, "FROZEN_FROM_BYTES", 1)
+    return state_at
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., CheckpointStore]:
+    def make(
+        directory: Path = tmp_path / "run" / "checkpoints",
+        *,
+        run: str = "run-1",
+        keep: KeepPolicy | None = None,
+        monitor: Monitor | None = None,
+    ) -> CheckpointStore:
+        return CheckpointStore(
+            directory,
+            run=run,
+            keep=keep or KeepPolicy(last=None, best=None, every_steps=None),
+            monitor=monitor,
+            now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
+        )
+
+    return make
+
+
+@pytest.fixture
+def save(make_state: Callable[[int], dict[str, Any]]) -> Callable[..., Saved]:
+    def save(store: CheckpointStore, step: int, **metrics: float) -> Saved:
+        return store.save(
+            make_state(step),
+            progress=Progress(step=step, evaluated_step=step),
+            reasons=("every_steps",),
+            metrics=metrics,
+            documents=DOCUMENTS,
+            facts={"torch": "2"},
+            frozen=["base.weight"],
+            seconds=float(step),
+        )
+
+    return save
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], bool]:
+    """Whether two trees are the same: types, order of keys, dtypes, shapes and every bit."""
+
+    def compare(one: Any, other: Any) -> bool:
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, torch.Tensor):
+            if one.dtype != other.dtype or one.shape != other.shape:
+                return False
+            one, other = (t.resolve_conj().resolve_neg().contiguous().reshape(-1) for t in (one, other))
+            return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+        if isinstance(one, dict):
+            return list(one) == list(other) and all(compare(one[key], other[key]) for key in one)
+        if isinstance(one, list | tuple) and not isinstance(one, torch.Size):
+            return len(one) == len(other) and all(map(compare, one, other))
+        if isinstance(one, int):
+            return bool(one == other)
+        return repr(one) == repr(other)
+
+    return compare
+
+
+@pytest.fixture
+def no_leftovers() -> Callable[[Path], bool]:
+    def none(directory: Path) -> bool:
+        return not [path for path in directory.rglob("*") if path.name.startswith(".tmp-")]
+
+    return none
