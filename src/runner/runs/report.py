@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _OVERRIDDEN = "bold yellow"
 
 
+def short(path: Path) -> str:
+    """A path as one would type it here: relative if it lies below the current directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def say(console: Console, line: str | Text = "", style: str = "") -> None:
     """One line, never cut or wrapped: paths and commands are copied from it."""
     console.print(line, style=style, highlight=False, soft_wrap=True, markup=False)
@@ -30,27 +36,34 @@ def start(
     console: Console, name: str, directory: Path, config: Mapping[str, Any], overridden: Collection[str]
 ) -> None:
     """The run's name and directory, and its config as a tree; what this launch overrode is marked."""
-    say(console, Text.assemble((name, "bold"), "  ", str(directory)))
-    tree = Tree("config" + ("  (* overridden by this launch)" if overridden else ""), guide_style="dim")
+    say(console, Text.assemble((name, "bold"), "  ", short(directory)))
+    tree = Tree(Text("config"), guide_style="dim")
     _grow(tree, redact(config), "", overridden)
-    console.print(tree, highlight=False, soft_wrap=True)
+    console.print(tree, highlight=False)
+    if overridden:
+        say(console, Text.assemble(("*", _OVERRIDDEN), (" overridden by this launch", "dim")))
 
 
 def _grow(tree: Tree, node: Mapping[str, Any], prefix: str, overridden: Collection[str]) -> None:
+    """The values of `node` in one line, then a branch for each node in it."""
+    values = Text()
     for key, value in node.items():
-        path = f"{prefix}{key}"
-        marked = any(path == typed or typed.startswith(f"{path}.") or path.startswith(f"{typed}.") for typed in overridden)
-        style = _OVERRIDDEN if marked else ""
+        if key == "_target_" or (isinstance(value, Mapping) and value):
+            continue
+        typed = any(f"{prefix}{key}" == one or f"{prefix}{key}".startswith(f"{one}.") for one in overridden)
+        values.append("  " if values else "")
+        values.append(f"{key}: ", style=_OVERRIDDEN if typed else "dim")
+        values.append(_shown(value) + ("*" if typed else ""), style=_OVERRIDDEN if typed else "")
+    if values:
+        tree.add(values)
+    for key, value in node.items():
         if isinstance(value, Mapping) and value:
             target = value.get("_target_")
-            label = Text(key, style=style)
+            label = Text(key, style="bold")
             if isinstance(target, str):
-                label.append(f"  {target}", style="cyan")
-            rest = {name: item for name, item in value.items() if name != "_target_"}
-            _grow(tree.add(label), rest, f"{path}.", overridden)
-        else:
-            exact = any(path == typed or path.startswith(f"{typed}.") for typed in overridden)
-            tree.add(Text(f"{key}: {_shown(value)}{' *' if exact else ''}", style=style))
+                typed = f"{prefix}{key}._target_" in overridden or f"{prefix}{key}" in overridden
+                label.append(f"  {target}" + ("*" if typed else ""), style=_OVERRIDDEN if typed else "cyan")
+            _grow(tree.add(label), value, f"{prefix}{key}.", overridden)
 
 
 def _shown(value: Any) -> str:
@@ -110,14 +123,14 @@ def end(
     say(console, state.append(f" ({stop.reason}) at step {step}, epoch {epoch}, after {duration(seconds)}", style="default"))
     if best is not None:
         say(console, f"best         {best}")
-    say(console, f"checkpoints  {directory / 'checkpoints'}  (newest {newest})")
+    say(console, f"checkpoints  {short(directory / 'checkpoints')}  (newest {newest})")
     say(console, f"resume       {resume_command(directory, finished=stop.outcome == 'finished')}")
-    say(console, f'load         runner.load("{directory}")')
+    say(console, f'load         runner.load("{short(directory)}")')
 
 
 def resume_command(directory: Path, *, finished: bool) -> str:
     """The command that goes on with a run; a finished one needs more to do."""
-    return f"runner {shlex.quote(f'+resume={directory}')}" + (" trainer.max_epochs=..." if finished else "")
+    return f"runner {shlex.quote(f'+resume={short(directory)}')}" + (" trainer.max_epochs=..." if finished else "")
 
 
 def _size(size_bytes: int) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from runner.training import generators, optimizer_state
 from runner.training.schedule import Scheduler
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """Anything with state of its own that a later step depends on."""
 
