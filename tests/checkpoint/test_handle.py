@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.errors import CheckpointError, DamagedError, FormatError
@@ -61,7 +62,13 @@ def test_tensors_are_the_models_by_the_keys_of_its_state_dict(
     state["model"]["_extra_state"] = (1, "text")
     store = make_store()
     store.save(
-        state, progress=Progress(), reasons=(), metrics={}, documents={}, facts={}, frozen=["base.weight", "head.weight"]
+        state,
+        progress=Progress(),
+        reasons=(),
+        metrics={},
+        documents={},
+        facts={},
+        frozen=["base.weight", "head.weight"],
     )
     checkpoint = Checkpoint.open(store.directory)
     expected = {name: value for name, value in state["model"].items() if isinstance(value, torch.Tensor)}
@@ -93,7 +100,9 @@ def test_verify_names_each_damage_and_its_tensors(make_store: MakeStore, save: S
     ]
 
 
-def test_verify_notices_that_another_checkpoint_took_the_place(make_store: MakeStore, save: Save, tmp_path: Path) -> None:
+def test_verify_notices_that_another_checkpoint_took_the_place(
+    make_store: MakeStore, save: Save, tmp_path: Path
+) -> None:
     one = Checkpoint.open(save(make_store(tmp_path / "a"), 1).path)
     other = save(make_store(tmp_path / "b"), 2).path
     one.path.rename(tmp_path / "moved")
@@ -175,7 +184,9 @@ def test_a_state_that_refers_to_a_lost_tensor_is_damage(make_store: MakeStore, s
     manifest = replace(checkpoint.manifest, files=files)
     (checkpoint.path / "manifest.json").write_bytes(to_bytes(manifest))
     opened = Checkpoint.open(checkpoint.path)
-    with pytest.raises(DamagedError, match=r"state\.json: the state refers to the tensor 'base\.weight', which is in no"):
+    with pytest.raises(
+        DamagedError, match=r"state\.json: the state refers to the tensor 'base\.weight', which is in no"
+    ):
         opened.state()
     with pytest.raises(DamagedError, match=r"the tensor 'base\.weight' is in no tensor file"):
         opened.tensors()

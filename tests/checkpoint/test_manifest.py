@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from runner.checkpoint.files import digest_of, record_of
 from runner.checkpoint.manifest import Manifest, parse_manifest, read_manifest, to_bytes
 from runner.errors import DamagedError, FormatError
@@ -92,7 +93,9 @@ def test_a_newer_format_that_this_reader_understands_is_read() -> None:
     assert parse_manifest(changed(format=2, reader=1), WHERE).format == 2
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", ".tmp-x", "a\x00b", "a\\b", "é", "x" * 101])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", ".tmp-x", "a\x00b", "a\\b", "é", "x" * 101]
+)
 def test_file_names_that_leave_the_directory_are_refused(name: str) -> None:
     record = dataclasses.asdict(record_of([b"x"]))
     with pytest.raises(FormatError, match="wanted a plain name inside the checkpoint's directory"):
@@ -135,7 +138,9 @@ def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], message:
     assert str(WHERE) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"reader": ' + b"1" * 5000, b'{"reader": NaN', b'["reader"', b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b'{"reader": ' + b"1" * 5000, b'{"reader": NaN', b'["reader"', b"\xff"]
+)
 def test_text_that_is_no_manifest_is_refused(text: bytes) -> None:
     with pytest.raises(FormatError):
         parse_manifest(text + f',\n "digest": "{digest_of(text)}"\n}}\n'.encode(), WHERE)

@@ -5,7 +5,8 @@ import sys
 from typing import Any
 
 import pytest
-from runner.checkpoint.policies import Kept, KeepPolicy, SavePolicy, kept, save_reasons
+
+from runner.checkpoint.policies import KeepPolicy, Kept, SavePolicy, kept, save_reasons
 from runner.records import Monitor, Progress
 
 NEVER: dict[str, Any] = {
@@ -70,7 +71,9 @@ def test_save_reasons(
     assert reasons(rules, now, saved, **facts) == expected
 
 
-def keep(rules: dict[str, Any], *rows: Any, monitor: Monitor | None = LOSS, protected: tuple[int, ...] = ()) -> set[int]:
+def keep(
+    rules: dict[str, Any], *rows: Any, monitor: Monitor | None = LOSS, protected: tuple[int, ...] = ()
+) -> set[int]:
     """Rows are val_loss, or (step, metrics), of the generations 1, 2, ..."""
     records = []
     for generation, row in enumerate(rows, start=1):
@@ -99,7 +102,11 @@ def keep(rules: dict[str, Any], *rows: Any, monitor: Monitor | None = LOSS, prot
         ({"best": 1}, (NAN, None, INF), {3}),
         # Of equals, the first.
         ({"best": 1}, (1.0, 1.0, 1.0, 5.0), {1, 4}),
-        ({"best": {"val_accuracy": {"mode": "max", "n": 1}}}, ((1, {"val_accuracy": 0.9}), (2, {"val_accuracy": 0.5})), {1, 2}),
+        (
+            {"best": {"val_accuracy": {"mode": "max", "n": 1}}},
+            ((1, {"val_accuracy": 0.9}), (2, {"val_accuracy": 0.5})),
+            {1, 2},
+        ),
         (
             {"best": {"a": {"mode": "max", "n": 1}, "b": {"mode": "min", "n": 2}}},
             (
@@ -155,7 +162,11 @@ def test_best_without_a_monitor_is_refused() -> None:
         (KeepPolicy, {"last": 0}, "checkpoint.keep.last is 0; wanted a whole number from 1, or null"),
         (KeepPolicy, {"best": True}, "checkpoint.keep.best is True; wanted a whole number from 1, or null"),
         (KeepPolicy, {"best": "all"}, "checkpoint.keep.best is 'all'; wanted a whole number from 1, or null"),
-        (KeepPolicy, {"best": {"a": 2}}, "checkpoint.keep.best.a is 2; wanted {mode: min|max, n: a whole number from 1}"),
+        (
+            KeepPolicy,
+            {"best": {"a": 2}},
+            "checkpoint.keep.best.a is 2; wanted {mode: min|max, n: a whole number from 1}",
+        ),
         (KeepPolicy, {"best": {"a": {"mode": "up", "n": 1}}}, "checkpoint.keep.best.a.mode is 'up'; wanted min or max"),
         (
             KeepPolicy,
@@ -172,6 +183,8 @@ def test_values_out_of_range_are_refused(policy: type, values: dict[str, Any], m
 
 
 def test_looking_at_checkpoints_imports_no_torch() -> None:
-    modules = "runner.checkpoint.policies, runner.checkpoint.manifest, runner.checkpoint.handle, runner.checkpoint.store"
+    modules = (
+        "runner.checkpoint.policies, runner.checkpoint.manifest, runner.checkpoint.handle, runner.checkpoint.store"
+    )
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from runner.checkpoint.handle import Checkpoint, list_checkpoints
 from runner.checkpoint.manifest import read_manifest, to_bytes
 from runner.checkpoint.policies import KeepPolicy
@@ -42,9 +43,10 @@ def test_a_state_comes_back_as_it_was_saved(
     assert saved.reasons == ("every_steps",)
     assert saved.seconds > 0
     assert {path.name for path in saved.path.iterdir()} == {*FILES, "extra.safetensors", "manifest.json"}
-    assert saved.size == sum(path.stat().st_size for path in saved.path.iterdir()) - (
-        saved.path / "manifest.json"
-    ).stat().st_size
+    assert (
+        saved.size
+        == sum(path.stat().st_size for path in saved.path.iterdir()) - (saved.path / "manifest.json").stat().st_size
+    )
     assert store.newest is not None
     assert same(store.newest.state(), make_state(450))
     manifest = store.newest.manifest
@@ -368,7 +370,7 @@ def test_setting_aside_that_fails_says_so(
 def test_too_little_space_is_warned_of_once(
     make_store: MakeStore, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024 - what the standard library gives
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 0, 1000))
     store = make_store()
     save(store, 1)
@@ -386,7 +388,7 @@ def test_best_without_a_monitor_is_refused_when_the_store_is_made(make_store: Ma
 
 @pytest.mark.parametrize("name", ["../x", "manifest.json", "state.json", "model.safetensors", "/x"])
 def test_document_names_that_would_do_harm_are_refused(name: str, make_store: MakeStore, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="names a file|cannot be called"):
+    with pytest.raises(ValueError, match=r"names a file|cannot be called"):
         make_store().save({}, progress=Progress(), reasons=(), metrics={}, documents={name: b""}, facts={})
     assert list(tmp_path.iterdir()) == []
 

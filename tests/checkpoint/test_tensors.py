@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from runner.checkpoint.files import CHUNK_BYTES, FileRecord, record_of
-from runner.checkpoint.tensors import TensorFile, read_tensors
-from runner.errors import CheckpointError, DamagedError, FormatError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from runner.checkpoint.files import CHUNK_BYTES, FileRecord, record_of
+from runner.checkpoint.tensors import TensorFile, read_tensors
+from runner.errors import CheckpointError, DamagedError, FormatError
 
 COMMON = [
     "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 bfloat16 float32 float64 complex64",
@@ -109,7 +110,9 @@ def test_data_is_aligned(tmp_path: Path) -> None:
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     assert (8 + length) % 4096 == 0
-    offsets = {name: entry["data_offsets"][0] for name, entry in json.loads(raw[8 : 8 + length]).items() if name[0] != "_"}
+    offsets = {
+        name: entry["data_offsets"][0] for name, entry in json.loads(raw[8 : 8 + length]).items() if name[0] != "_"
+    }
     assert offsets == {"b": 0, "c": 24, "a": 30}
 
 
@@ -171,7 +174,9 @@ def test_a_wrong_length_and_a_missing_file_are_named(tmp_path: Path) -> None:
     record = written(path, {"a": torch.ones(2)})
     raw = path.read_bytes()
     path.write_bytes(raw[:-1])
-    with pytest.raises(DamagedError, match=f"is cut short: {record.size - 1} bytes are there, {record.size} were written"):
+    with pytest.raises(
+        DamagedError, match=f"is cut short: {record.size - 1} bytes are there, {record.size} were written"
+    ):
         read_tensors(path, record)
     path.write_bytes(raw + b"\0")
     with pytest.raises(DamagedError, match="has bytes too many"):
@@ -261,7 +266,11 @@ def test_hostile_headers_are_refused(raw: bytes, message: str, tmp_path: Path) -
 
 def test_changed_headers_are_read_or_refused_but_nothing_else_happens(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    tensors = {"a": torch.ones(2, 3), "b": torch.ones((), dtype=torch.int64), "c": torch.ones(2, dtype=torch.complex128)}
+    tensors = {
+        "a": torch.ones(2, 3),
+        "b": torch.ones((), dtype=torch.int64),
+        "c": torch.ones(2, dtype=torch.complex128),
+    }
     written(path, tensors)
     raw = path.read_bytes()
     header, data = raw[8:4096].rstrip(b" "), raw[4096:]

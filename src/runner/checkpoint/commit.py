@@ -75,11 +75,12 @@ def commit(
     owner: str,
     files: Mapping[str, Content | Linked],
     seal: Callable[[Mapping[str, FileRecord]], bytes],
-) -> Path:
-    """Write a checkpoint `name` in `directory`; `seal` makes its manifest from what was written. Returns its path.
+) -> tuple[Path, dict[str, FileRecord]]:
+    """Write a checkpoint `name` in `directory`; `seal` makes its manifest from what was written.
 
-    `owner` marks the hidden names, so that `clean` touches only what this owner left. Raises SaveError; then nothing
-    of it is left, unless removing fails too: then the next `clean` removes it.
+    Returns where it is and the records of its files. `owner` marks the hidden names, so that `clean` touches only what
+    this owner left. Raises SaveError; then nothing of it is left, unless removing fails too: then the next `clean`
+    removes it.
     """
     hidden = unused(directory, hidden_name(owner, name))
     target = unused(directory, name)
@@ -98,7 +99,7 @@ def commit(
         if isinstance(error, OSError):
             raise failed(target, error, wanted) from error
         raise
-    return target
+    return target, records
 
 
 def strangers(path: Path, manifest: Manifest) -> list[str]:

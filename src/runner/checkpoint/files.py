@@ -102,7 +102,10 @@ class Member:
 
     def __enter__(self) -> "Member":
         self._descriptor = self._opened.__enter__()
-        size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+        """The file itself, whatever its names."""
+        size = status.st_size
         if size != self.record.size:
             self._opened.__exit__(None, None, None)
             what = "is cut short" if size < self.record.size else "has bytes too many"

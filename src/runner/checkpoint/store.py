@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +33,10 @@ from runner.checkpoint.commit import (
     sync_directory,
     unused,
 )
-from runner.checkpoint.files import FileRecord, Member, check_name, record_of
+from runner.checkpoint.files import FileRecord, check_name
 from runner.checkpoint.handle import Checkpoint, as_kept, list_checkpoints, step_in_name
-from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, to_bytes
+from runner.checkpoint.links import Links
+from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, parse_manifest, to_bytes
 from runner.checkpoint.policies import KeepPolicy, best_rules, kept
 from runner.errors import CheckpointError, ConfigError, ResumeError
 from runner.records import Monitor, Progress, Saved
@@ -77,7 +79,7 @@ class CheckpointStore:
         self._known: dict[str, Checkpoint] = {}
         self._damages: dict[Path, CheckpointError] = {}
         self._checkpoints: tuple[Checkpoint, ...] = ()
-        self._sound_frozen: set[str] = set()
+        self._links = Links()
         self._warned_of_space = False
         self._warned_of_strangers: set[str] = set()
         self._read_directory()
@@ -174,15 +176,15 @@ class CheckpointStore:
             facts=dict(facts),
             files={},
         )
-        path = self._write(parts, documents, manifest)
-        self._read_directory()
+        saved = self._write(parts, documents, manifest)
+        self._known[saved.path.name] = saved
+        self._checkpoints = (*self._checkpoints, saved)
         self._remove_what_is_not_kept()
-        size = self._known[path.name].manifest.size
         took = time.perf_counter() - began
-        log.info("saved %s (%s) in %.2f s", path, ", ".join(reasons), took)
-        return Saved(progress, path, tuple(reasons), dict(metrics), size, took)
+        log.info("saved %s (%s) in %.2f s", saved.path, ", ".join(reasons), took)
+        return Saved(progress, saved.path, saved.reasons, saved.metrics, saved.manifest.size, took)
 
-    def _write(self, parts: "Parts", documents: Mapping[str, bytes], manifest: Manifest) -> Path:
+    def _write(self, parts: "Parts", documents: Mapping[str, bytes], manifest: Manifest) -> Checkpoint:
         """Commit parts that nobody changes any more. Knows nothing of the live state."""
         files = self._files(parts, documents)
 
@@ -199,9 +201,13 @@ class CheckpointStore:
             raise failed(self.directory / name, error, _bytes_to_write(files)) from error
         self._warn_if_it_will_not_fit(_bytes_to_write(files))
         try:
-            return commit(self.directory, name, owner=self._run, files=files, seal=seal)
-        finally:
-            self._read_directory()
+            path, records = commit(self.directory, name, owner=self._run, files=files, seal=seal)
+        except BaseException:
+            with suppress(CheckpointError):
+                self._read_directory()
+            raise
+        # As it reads from the disk, where a tuple among the facts is a list; the disk itself need not be asked.
+        return Checkpoint(path, parse_manifest(seal(records), path / MANIFEST_NAME))
 
     def _files(self, parts: "Parts", documents: Mapping[str, bytes]) -> dict[str, Content | Linked]:
         from runner.checkpoint.parts import FROZEN, STATE, TENSOR_FILES
@@ -215,29 +221,8 @@ class CheckpointStore:
         files[STATE] = Text(parts.tree)
         for name, tensors in parts.tensors.items():
             content = TensorFile(tensors)
-            files[name] = self._linked_if_unchanged(name, content) if name == FROZEN else content
+            files[name] = self._links.find(name, content, self._checkpoints) if name == FROZEN else content
         return files
-
-    def _linked_if_unchanged(self, name: str, content: Content) -> Content | Linked:
-        """The file of an earlier checkpoint that holds the same bytes, if there is one."""
-        record = record_of(content.chunks())
-        for checkpoint in reversed(self._checkpoints):
-            if checkpoint.manifest.files.get(name) == record:
-                source = checkpoint.path / name
-                return Linked(source, record, content) if self._is_sound(source, record) else content
-        return content
-
-    def _is_sound(self, source: Path, record: FileRecord) -> bool:
-        """Whether the file holds what was recorded, read once in a store's life: links must not spread damage."""
-        if record.digest not in self._sound_frozen:
-            try:
-                with Member(source, record) as member:
-                    member.read()
-            except CheckpointError as error:
-                log.warning("written again instead of linked: %s", error)
-                return False
-            self._sound_frozen.add(record.digest)
-        return True
 
     def _warn_if_it_will_not_fit(self, wanted: int) -> None:
         free = free_bytes(self.directory)
@@ -252,14 +237,17 @@ class CheckpointStore:
         )
 
     def _remove_what_is_not_kept(self) -> None:
+        try:
+            self._read_directory()
+        except CheckpointError as error:
+            log.warning("nothing is removed after this save: %s", error)
+            return
         own = [checkpoint for checkpoint in self._checkpoints if checkpoint.manifest.run == self._run]
         records = [as_kept(checkpoint, protected=checkpoint.path.name in self._protected) for checkpoint in own]
         keep = kept(self._keep, records, self._monitor)
         leaving = [checkpoint for checkpoint in own if checkpoint.generation not in keep]
         for checkpoint in leaving:
             self._remove(checkpoint)
-        if leaving:
-            self._read_directory()
 
     def _remove(self, checkpoint: Checkpoint) -> None:
         """A failure is no reason to stop training: it is logged, and tried again after the next save."""
@@ -267,6 +255,8 @@ class CheckpointStore:
             strange = strangers(checkpoint.path, checkpoint.manifest)
             if not strange:
                 remove(checkpoint.path, owner=self._run)
+                del self._known[checkpoint.path.name]
+                self._checkpoints = tuple(other for other in self._checkpoints if other is not checkpoint)
                 log.info("removed %s", checkpoint.path)
             elif checkpoint.path.name not in self._warned_of_strangers:
                 self._warned_of_strangers.add(checkpoint.path.name)
