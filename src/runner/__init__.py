@@ -37,24 +37,23 @@ _HOMES = {
     "load": "runner.runs.load",
     "Run": "runner.runs.run",
     "run": "runner.runs.run",
-} | {
-    name: "runner.errors"
-    for name in (
-        "CheckpointError",
-        "ConfigError",
-        "DamagedError",
-        "DataError",
-        "FormatError",
-        "LockedError",
-        "ResumeError",
-        "RunnerError",
-        "SaveError",
-        "TrainingError",
-        "TrustError",
-    )
 }
+_ERRORS = (
+    "CheckpointError",
+    "ConfigError",
+    "DamagedError",
+    "DataError",
+    "FormatError",
+    "LockedError",
+    "ResumeError",
+    "RunnerError",
+    "SaveError",
+    "TrainingError",
+    "TrustError",
+)
+_HOMES |= dict.fromkeys(_ERRORS, "runner.errors")
 
-__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -50,7 +50,7 @@ class Step:
     lr: float
     """The learning rate of the first parameter group with which the step was made."""
     loss: float | None = None
-    """Mean over the step's samples. None between two gathers on an accelerator: reading it would wait for the device."""
+    """Mean over the step's samples. None between two gathers on an accelerator, where reading it would wait."""
     grad_norm: float | None = None
     """Total norm before clipping, where it was computed and gathered."""
     skipped: bool = False

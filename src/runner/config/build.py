@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from runner.config.check import Settings
 from runner.config.names import did_you_mean
@@ -52,8 +53,8 @@ class Training:
 def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: World | None = None) -> Training:
     """Build all that `config` (resolved, plain) declares.
 
-    The generators are seeded with `seed` first, so that equal configs begin with equal weights. Raises ConfigError, with
-    every mistake at once, where the parts do not fit together.
+    The generators are seeded with `seed` first, so that equal configs begin with equal weights. Raises ConfigError,
+    with every mistake at once, where the parts do not fit together.
     """
     from runner.training.generators import seed_all
     from runner.training.precision import gradient_scaler
@@ -160,31 +161,31 @@ def _batches(
     from runner.data.batches import make_batches
 
     node, limits = config["data"], settings.trainer.limits
-    shared = {
-        "seed": seed,
-        "workers": settings.runtime.workers,
-        "collate": data.collate,
-        "world": world,
-        "pin_memory": device.type == "cuda",
-    }
-    train = make_batches(
+    make = partial(
+        make_batches,
+        seed=seed,
+        workers=settings.runtime.workers,
+        collate=data.collate,
+        world=world,
+        pin_memory=device.type == "cuda",
+    )
+    train = make(
         data.train,
         batch_size=node["batch_size"],
         shuffle=node["shuffle"],
         drop_last=node["drop_last"],
         limit=limits.train_batches,
-        **shared,
     )
-    evaluation = {
-        "batch_size": node["evaluation_batch_size"],
-        "shuffle": False,
-        "drop_last": False,
-        "limit": limits.evaluation_batches,
-    }
-    others = [
-        None if split is None else make_batches(split, **evaluation, **shared) for split in (data.validation, data.test)
-    ]
-    return train, others[0], others[1]
+    evaluated = partial(
+        make,
+        batch_size=node["evaluation_batch_size"],
+        shuffle=False,
+        drop_last=False,
+        limit=limits.evaluation_batches,
+        resumable=False,
+    )
+    validation, test = (None if split is None else evaluated(split) for split in (data.validation, data.test))
+    return train, validation, test
 
 
 def _check_fit(settings: Settings, data: "Data", objective: "Objective") -> None:
@@ -231,7 +232,7 @@ def _build_optimizer(
     from torch.optim import Optimizer
 
     arguments = {key: value for key, value in node.items() if key != "groups"}
-    groups = _groups(model, node["groups"] if "groups" in node else [])
+    groups = _groups(model, node.get("groups", []))
     if arguments.get("fused") and not _fusible(model, device):
         arguments["fused"] = False
         notes.append(
@@ -291,8 +292,8 @@ def _build_scheduler(node: Mapping[str, Any], optimizer: "Optimizer", ends: Hori
             value = getattr(ends, name)
             if value is None:
                 raise ConfigError(
-                    f"scheduler._target_={node['_target_']}: needs {name}, which is not known here; set scheduler.{name}, "
-                    "or trainer.max_steps, or use scheduler=constant"
+                    f"scheduler._target_={node['_target_']}: needs {name}, which is not known here; "
+                    f"set scheduler.{name} or trainer.max_steps, or use scheduler=constant"
                 )
             filled[name] = value
     try:
@@ -338,5 +339,4 @@ def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
 def _compiled(model: "nn.Module") -> "nn.Module":
     import torch
 
-    compiled: nn.Module = torch.compile(model)
-    return compiled
+    return cast("nn.Module", torch.compile(model))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,10 +13,12 @@ from runner.config.schema import Runtime
 @contextmanager
 def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]:
     """Threads and deterministic algorithms inside; afterwards all is as it was before."""
+    # Its attributes are properties of the module that type checkers do not see.
+    memory: Any = torch.utils.deterministic
     threads = torch.get_num_threads()
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     generators = torch.get_rng_state()
@@ -28,12 +31,12 @@ def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
             # Filling every new tensor finds reads of memory nobody wrote; it is not what makes results equal.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            memory.fill_uninitialized_memory = False
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

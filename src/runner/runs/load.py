@@ -23,17 +23,15 @@ def load(
 ) -> "nn.Module":
     """The model of a run or checkpoint, rebuilt from the config inside it, with its weights, in eval mode.
 
-    `which` is "latest", "best" or a step; `weights` is "raw" or "averaged" (with trainer.ema_decay); `trust` names modules
-    whose classes the config may name, beside those that this user has used before. Reads nothing but the checkpoint;
-    draws no random number that would show outside. Raises CheckpointError, TrustError.
+    `which` is "latest", "best" or a step; `weights` is "raw" or "averaged" (with trainer.ema_decay); `trust` names
+    modules whose classes the config may name, beside those that this user has used before. Reads nothing but the
+    checkpoint; draws no random number that would show outside. Raises CheckpointError, TrustError.
     """
     if weights not in ("raw", "averaged"):
         raise CheckpointError(f"weights is {weights!r}; wanted 'raw' or 'averaged'")
     checkpoint = Checkpoint.open(path, which)
     config = checkpoint.config
-    check_targets(
-        {"model": config["model"]}, trusted=trust, memory=TrustMemory.default(), where=str(checkpoint.path)
-    )
+    check_targets({"model": config["model"]}, trusted=trust, memory=TrustMemory(), where=str(checkpoint.path))
     from runner.training.generators import untouched
     from runner.training.state import load_weights
 

@@ -31,7 +31,10 @@ Save = Callable[[tuple[str, ...], Mapping[str, float]], Saved]
 
 
 class Loop:
-    """A training from where its state stands to its end. `saved` is where the newest checkpoint stands, if there is one."""
+    """A training from where its state stands to its end.
+
+    `saved` is where the newest checkpoint stands, None if there is none.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Loop:
         saved: Progress | None,
         loss: float | None,
         signals: Signals,
+        began: float,
         clock: Callable[[], float] = time.monotonic,
         world: World | None = None,
     ) -> None:
@@ -52,7 +56,9 @@ class Loop:
         self.loss = loss
         """The mean loss of the epoch that ended with the last step, if one did."""
         self.signals, self.clock, self.world = signals, clock, world or World()
-        self.began = self.saved_at = self.epoch_began = clock()
+        self.began = began
+        """When the attempt began, by `clock`: the time limit counts from there."""
+        self.saved_at = self.epoch_began = clock()
 
     def run(self) -> Stop:
         """Train until a limit is reached, the training stops early, time is up, or a signal asks for an end."""

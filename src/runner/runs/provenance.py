@@ -26,17 +26,23 @@ LARGEST_SOURCE = 1 << 20
 _PACKAGES = ("runner", "torch", "numpy", "hydra-core", "omegaconf")
 
 
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What may change the bits of a training: versions, device, threads, instruction set."""
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+def software() -> dict[str, Any]:
+    """Host, versions, and the commit of the directory that the run was launched in."""
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "host": socket.gethostname(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "git": git_commit(Path.cwd()),
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What may change the bits of a training besides the software: device, threads, instruction set."""
+    cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
         "device": str(device),
-        "device_name": accelerator or platform.processor() or platform.machine(),
+        "device_name": cuda or platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "git": git_commit(Path.cwd()),
     }
 
 
@@ -72,7 +78,11 @@ def _keep(into: Path, directory: Path, files: list[Path], main: str | None) -> N
         commit = git_commit(directory)
         if commit is not None:
             status = _git(directory, "status", "--porcelain") or ""
-            facts = {"commit": commit, "branch": _git(directory, "rev-parse", "--abbrev-ref", "HEAD"), "clean": not status}
+            facts = {
+                "commit": commit,
+                "branch": _git(directory, "rev-parse", "--abbrev-ref", "HEAD"),
+                "clean": not status,
+            }
             (into / "git.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             if status:
                 diff = (_git(directory, "diff", "--binary", "HEAD") or "").encode("utf-8", "surrogateescape")

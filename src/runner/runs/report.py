@@ -1,5 +1,6 @@
 """What a run says on the terminal at its start and at its end."""
 
+import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,14 @@ from runner.config.secrets import redact
 from runner.runs.observers.progress import duration
 
 if TYPE_CHECKING:
+    from runner.checkpoint.handle import Checkpoint
     from runner.config.build import Training
     from runner.config.diff import Difference
+    from runner.records import Progress
     from runner.runs.loop import Stop
+    from runner.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 _OVERRIDDEN = "bold yellow"
 
@@ -32,10 +38,15 @@ def say(console: Console, line: str | Text = "", style: str = "") -> None:
     console.print(line, style=style, highlight=False, soft_wrap=True, markup=False)
 
 
-def start(
-    console: Console, name: str, directory: Path, config: Mapping[str, Any], overridden: Collection[str]
-) -> None:
+def tell(console: Console, line: str) -> None:
+    """One line on the terminal and in the run's log."""
+    say(console, line)
+    log.info("%s", line)
+
+
+def start(console: Console, name: str, directory: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """The run's name and directory, and its config as a tree; what this launch overrode is marked."""
+    overridden = {override.partition("=")[0].lstrip("+~").split("@")[0].replace("/", ".") for override in overrides}
     say(console, Text.assemble((name, "bold"), "  ", short(directory)))
     tree = Tree(Text("config"), guide_style="dim")
     _grow(tree, redact(config), "", overridden)
@@ -52,8 +63,9 @@ def _grow(tree: Tree, node: Mapping[str, Any], prefix: str, overridden: Collecti
             continue
         typed = any(f"{prefix}{key}" == one or f"{prefix}{key}".startswith(f"{one}.") for one in overridden)
         values.append("  " if values else "")
-        values.append(f"{key}: ", style=_OVERRIDDEN if typed else "dim")
-        values.append(_shown(value) + ("*" if typed else ""), style=_OVERRIDDEN if typed else "")
+        # A key and its value stay on one line, and so does a list.
+        values.append(f"{key}:\u00a0", style=_OVERRIDDEN if typed else "dim")
+        values.append(_shown(value).replace(" ", "\u00a0") + ("*" if typed else ""), style=_OVERRIDDEN if typed else "")
     if values:
         tree.add(values)
     for key, value in node.items():
@@ -72,10 +84,10 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def model_summary(console: Console, training: "Training") -> None:
-    """A line for each part of the model that has parameters, and what will be trained on what."""
+def model_summary(console: Console, training: "Training", *, batch_size: int) -> None:
+    """A line for each part of the model that has parameters, and how long it will be trained on what."""
     model = training.state.model
-    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("model", "kind"):
         table.add_column(title)
     table.add_column("parameters", justify="right")
@@ -83,49 +95,79 @@ def model_summary(console: Console, training: "Training") -> None:
         count = sum(p.numel() for p in child.parameters())
         if count:
             table.add_row(name, type(child).__name__, f"{count:,}")
-    parameters = list(dict.fromkeys(model.parameters()))
+    parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    size = sum(p.numel() * p.element_size() for p in parameters)
-    note = "" if trained == total else f", {trained:,} of them trained"
-    table.add_row(Text("in all", style="bold"), type(model).__name__, Text(f"{total:,}", style="bold"))
+    table.add_row(Text("all", style="bold"), type(model).__name__, Text(f"{total:,}", style="bold"))
     console.print(table)
-    say(console, f"{_size(size)} of parameters{note}; on {training.state.device}", style="dim")
-
-
-def plan_line(training: "Training", *, batch_size: int) -> str:
-    """How long the training will be, as far as that can be known."""
-    per_epoch, total = training.horizon.steps_per_epoch, training.horizon.total_steps
+    size = size_text(sum(p.numel() * p.element_size() for p in parameters))
+    frozen = "" if trained == total else f" ({trained:,} of them trained)"
+    per_epoch, steps = training.horizon.steps_per_epoch, training.horizon.total_steps
     samples = getattr(training.train, "dataset_size", None)
-    data = f"{samples:,} samples in batches of {batch_size}" if samples is not None else f"batches of {batch_size}"
-    steps = f", {per_epoch} steps an epoch" if per_epoch is not None else ""
-    return f"{data}{steps}" + (f", {total} steps in all" if total is not None else "")
+    line = [f"{size} of parameters{frozen} on {training.state.device}"]
+    line.append(
+        f"{samples:,} samples in batches of {batch_size}" if samples is not None else f"batches of {batch_size}"
+    )
+    line += [] if per_epoch is None else [f"{per_epoch} steps an epoch"]
+    line += [] if steps is None else [f"{steps} steps in all"]
+    say(console, ", ".join(line), style="dim")
 
 
-def differences(console: Console, found: Sequence["Difference"]) -> None:
-    """What is not as it was saved, as a table: key, saved, now, and what it means."""
-    if not found:
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("differs", "saved", "now", ""):
-        table.add_column(title, overflow="fold")
-    for difference in found:
-        table.add_row(difference.key, _shown(difference.saved), _shown(difference.now), difference.kind)
-    console.print(table, highlight=False)
+def resumed(
+    console: Console, checkpoint: "Checkpoint", differences: Sequence["Difference"], notes: Sequence[str]
+) -> None:
+    """From where a run goes on, what differs from what was saved, and what is not as it was."""
+    at = checkpoint.progress
+    tell(console, f"resumed from {short(checkpoint.path)}: step {at.step}, epoch {at.epoch}, batch {at.batch}")
+    if differences:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("differs", "saved", "now", "which"):
+            table.add_column(title, overflow="fold")
+        for difference in differences:
+            table.add_row(difference.key, _shown(difference.saved), _shown(difference.now), difference.kind)
+            log.info("differs: %s: %s, now %s", difference.key, difference.saved, difference.now)
+        console.print(table, highlight=False)
+    for note in notes:
+        tell(console, f"not as it was: {note}")
 
 
 def end(
-    console: Console, stop: "Stop", *, directory: Path, step: int, epoch: int, seconds: float, best: str | None, newest: str
+    console: Console,
+    stop: "Stop",
+    *,
+    directory: Path,
+    state: "TrainState",
+    seconds: float,
+    newest: "Checkpoint | None",
 ) -> None:
     """How it ended, the best metric, where the checkpoints are, how to go on, how to load the model."""
-    style = "green" if stop.outcome == "finished" else "yellow"
-    state = Text(stop.outcome, style=f"bold {style}")
-    say(console, state.append(f" ({stop.reason}) at step {step}, epoch {epoch}, after {duration(seconds)}", style="default"))
+    finished, at, best = stop.outcome == "finished", state.progress, state.best
+    title = Text(stop.outcome, style="bold green" if finished else "bold yellow")
+    title.append(f" ({stop.reason}) at step {at.step}, epoch {at.epoch}, after {duration(seconds)}", style="default")
+    say(console, title)
     if best is not None:
-        say(console, f"best         {best}")
-    say(console, f"checkpoints  {short(directory / 'checkpoints')}  (newest {newest})")
-    say(console, f"resume       {resume_command(directory, finished=stop.outcome == 'finished')}")
+        say(console, f"best         {best.metric} {best.value:.4f} at step {best.step}")
+    if newest is not None:
+        say(console, f"checkpoints  {short(directory / 'checkpoints')}  (newest {newest.path.name})")
+    say(console, f"resume       {resume_command(directory, finished=finished)}")
     say(console, f'load         runner.load("{short(directory)}")')
+
+
+def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:
+    """A finished run was resumed with nothing more to do."""
+    tell(console, f"{short(directory)}: finished ({stop.reason}) at step {step}; nothing to do")
+    say(console, f"to go on     {resume_command(directory, finished=True)}")
+
+
+def failed(console: Console, *, directory: Path, progress: "Progress") -> None:
+    """Where a failed run stands, and how to go on once the cause is mended."""
+    say(
+        console,
+        Text.assemble(
+            ("failed", "bold red"), f" at step {progress.step}; the log is {short(directory / 'runner.log')}"
+        ),
+    )
+    say(console, f"resume       {resume_command(directory, finished=False)}")
 
 
 def resume_command(directory: Path, *, finished: bool) -> str:
@@ -133,9 +175,10 @@ def resume_command(directory: Path, *, finished: bool) -> str:
     return f"runner {shlex.quote(f'+resume={short(directory)}')}" + (" trainer.max_epochs=..." if finished else "")
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size: float) -> str:
+    """A number of bytes for people."""
     for unit in ("B", "KiB", "MiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024  # type: ignore[assignment]
-    return f"{size_bytes:.1f} GiB"
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -50,7 +50,7 @@ def _saved_lr(saved: Mapping[str, Any]) -> float | None:
 
 def _ask_lr(group: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     """The learning rate that was asked for, as far down the schedule as the saved one was."""
-    if "initial_lr" in group and group["initial_lr"]:
+    if group.get("initial_lr"):
         group["lr"] = group["lr"] * (wanted["initial_lr"] / group["initial_lr"])
         group["initial_lr"] = wanted["initial_lr"]
     else:

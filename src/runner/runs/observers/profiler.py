@@ -9,7 +9,7 @@ from runner.records import Record, Started, Step
 
 
 class Profiler:
-    """Writes `<run>/profile/trace.json` of `steps` steps after the first `skip_steps`, and a table of where time went."""
+    """Writes `<run>/profile/`: a trace of `steps` steps after `skip_steps`, and a table of where time went."""
 
     def __init__(self, *, skip_steps: int, steps: int) -> None:
         self.skip_steps, self.steps = skip_steps, steps

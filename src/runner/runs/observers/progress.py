@@ -80,7 +80,10 @@ class ProgressDisplay:
         if self.progress is not None:
             task = self.progress.tasks[0].id
             self.progress.update(
-                task, completed=step.progress.step, epoch=f"epoch {step.progress.epoch + 1}", text=self._status(step, now)
+                task,
+                completed=step.progress.step,
+                epoch=f"epoch {step.progress.epoch + 1}",
+                text=self._status(step, now),
             )
             self.progress.refresh()
         elif not self.bar:

@@ -1,0 +1,212 @@
+"""One attempt on a run: build everything, restore it if there is something to go on from, train, save, report."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.store import CheckpointStore
+from runner.checkpoint.tree import flatten
+from runner.config.build import Training, build, instantiate
+from runner.config.check import Settings
+from runner.config.composing import Config
+from runner.config.documents import documents
+from runner.config.resume import Resumption
+from runner.config.words import Words
+from runner.errors import DamagedError, RunnerError
+from runner.metrics_file import MetricsFile
+from runner.records import Ended, Progress, Record, Saved, Started
+from runner.rundir import RunDir
+from runner.runs import provenance, report
+from runner.runs.loop import Loop, Stop
+from runner.runs.observers.observers import Observer, Observers
+from runner.runs.observers.progress import ProgressDisplay
+from runner.runs.records_file import RecordsFile
+from runner.runs.restoring import restore
+from runner.training.signals import Signals
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_COMPARED = ("device", "device_name", "cpu_capability", "threads", "versions", "data")
+"""Facts of a checkpoint that may change the numbers of what follows."""
+
+
+class Attempt:
+    """What the steps of one attempt share. `carry_out` says in which order they come."""
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        run: RunDir,
+        number: int,
+        words: Words,
+        resumption: Resumption | None,
+        console: Console,
+    ) -> None:
+        self.config, self.settings, self.run, self.number = config, settings, run, number
+        self.words, self.resumption, self.console = words, resumption, console
+        self.began = time.monotonic()
+        self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
+        self.training: Training | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        if self.training is not None:
+            return self.training.state.progress
+        return Progress() if self.resumption is None else self.resumption.checkpoint.progress
+
+    @property
+    def best(self) -> float | None:
+        """The best value of the monitored metric so far."""
+        best = None if self.training is None else self.training.state.best
+        return None if best is None else best.value
+
+    @property
+    def model(self) -> "nn.Module | None":
+        return None if self.training is None else self.training.state.model
+
+    def carry_out(self, signals: Signals) -> Stop:
+        """Build, restore, train, report."""
+        settings, console = self.settings, self.console
+        typed = self.config.overrides if self.resumption is None else self.resumption.overrides
+        report.start(console, settings.name, self.run.path, self.config.resolved, typed)
+        with ExitStack() as ending:
+            training = build(self.config.resolved, settings, seed=settings.seed)
+            ending.callback(training.close)
+            self.training = training
+            for note in training.notes:
+                report.tell(console, note)
+            report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
+            store = CheckpointStore(
+                self.run.checkpoints, run=self.run.id, keep=settings.checkpoint.keep, monitor=settings.monitor
+            )
+            facts = self._facts(training)
+            restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
+            code = provenance.keep_code(self.run.code / f"{self.number:03d}")
+            ending.callback(code.join)
+            stop = self._train(training, store, restored, facts, signals, ending)
+        report.end(
+            console,
+            stop,
+            directory=self.run.path,
+            state=training.state,
+            seconds=time.monotonic() - self.began,
+            newest=store.newest,
+        )
+        return stop
+
+    def _train(
+        self,
+        training: Training,
+        store: CheckpointStore,
+        restored: Checkpoint | None,
+        facts: Mapping[str, Any],
+        signals: Signals,
+        ending: ExitStack,
+    ) -> Stop:
+        settings, state = self.settings, training.state
+        metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
+        metrics_file.start(state.progress.step)
+        records = RecordsFile(metrics_file, log_every=settings.trainer.log_every)
+        observers = Observers(self._observers())
+        ending.callback(observers.close)
+        saved_documents = documents(self.config)
+
+        def observe(record: Record) -> None:
+            records.observe(record)
+            observers.observe(record)
+
+        def save(reasons: tuple[str, ...], metrics: Mapping[str, float]) -> Saved:
+            metrics_file.sync()
+            tree = state.state_dict()
+            saved = store.save(
+                tree,
+                progress=state.progress,
+                reasons=reasons,
+                metrics=metrics,
+                documents=saved_documents,
+                facts=facts,
+                frozen=state.frozen_names(),
+                seconds=self.seconds_before + time.monotonic() - self.began,
+            )
+            if settings.checkpoint.read_back:
+                _read_back(saved, tree)
+            return saved
+
+        ends = training.horizon
+        observe(
+            Started(
+                state.progress,
+                self.number,
+                settings.name,
+                ends.total_steps,
+                ends.steps_per_epoch,
+                self.run.path,
+                self.config.resolved,
+            )
+        )
+        loop = Loop(
+            training,
+            settings.trainer,
+            settings.checkpoint.save,
+            observe=observe,
+            save=save,
+            saved=None if restored is None else restored.progress,
+            loss=None if restored is None else restored.metrics.get("loss"),
+            signals=signals,
+            began=self.began,
+        )
+        try:
+            stop = loop.run()
+        except RunnerError:
+            raise
+        except Exception:
+            # The user's own code has failed between two steps, say in reading a batch: what is whole is not lost.
+            loop.save_after_exception()
+            raise
+        observe(Ended(state.progress, stop.outcome, stop.reason))
+        return stop
+
+    def _restore(
+        self, training: Training, store: CheckpointStore, resumption: Resumption, facts: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Load the checkpoint's state into the training, set aside what is newer, and say what came of it."""
+        checkpoint = resumption.checkpoint
+        changed = [difference.key for difference in resumption.differences]
+        notes = restore(training, checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
+        for key in _COMPARED:
+            saved = checkpoint.manifest.facts.get(key)
+            if saved != facts[key]:
+                notes.append(f"{key}: {saved} then, {facts[key]} now; the numbers may not be those of one long run")
+        store.protect(checkpoint)
+        for moved in store.set_aside(checkpoint, self.number):
+            notes.append(f"{moved.name}: newer than what is resumed, and set aside in {report.short(moved.parent)}")
+        report.resumed(self.console, checkpoint, resumption.differences, notes)
+        return checkpoint
+
+    def _facts(self, training: Training) -> dict[str, Any]:
+        """What a checkpoint's manifest says about where it comes from."""
+        code = {"code": f"code/{self.number:03d}", "attempt": self.number, "data": training.data.fingerprint}
+        return provenance.software() | provenance.hardware(training.state.device) | code
+
+    def _observers(self) -> dict[str, Observer]:
+        made: dict[str, Observer] = {"progress": ProgressDisplay(self.console, bar=self.settings.runtime.progress)}
+        for name, node in (self.config.resolved["observers"] or {}).items():
+            made[name] = instantiate(node, f"observers.{name}")
+        return made
+
+
+def _read_back(saved: Saved, tree: Mapping[str, Any]) -> None:
+    """Raise DamagedError if what is on the disk is not what was to be written."""
+    plain, tensors = flatten(tree)
+    plain_read, tensors_read = flatten(Checkpoint.open(saved.path).state())
+    same = plain == plain_read and tensors.keys() == tensors_read.keys()
+    if not same or any(not torch.equal(tensors[name].cpu(), tensors_read[name]) for name in tensors):
+        raise DamagedError(f"{saved.path}: what was read back is not what was written; check the disk")
