@@ -35,8 +35,6 @@ NEVER = 10**9
 
 RUNNER = [
     "data._target_=bench_loop.measured_data",
-    "~data.path",
-    "~data.augment",
     f"data.batch_size={BATCH}",
     "model.hidden=[32]",
     "model.dropout=0",
@@ -81,10 +79,12 @@ def tensors() -> tuple[Any, Any]:
     return torch.rand(ROWS, 64, generator=generator), torch.randint(10, (ROWS,), generator=generator)
 
 
-def measured_data() -> Any:
-    """The data of the runner's run; it draws and indexes them itself."""
+def measured_data(path: None = None, augment: bool = False) -> Any:
+    """The data of the runner's run, which draws and indexes them itself. The arguments are those of the digits."""
     from runner.data.data import Data
     from runner.data.tensors import Tensors
+
+    assert path is None and not augment
 
     class Measured(Tensors):
         def __init__(self) -> None:
@@ -271,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Microseconds an optimizer step, side by side.")
     parser.add_argument("names", nargs="*", metavar="CONTESTANT", help=f"of {', '.join(CONTESTANTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--steps", type=int, default=500, help="of a block")
+    parser.add_argument("--steps", type=int, default=1000, help="of a block")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--show", action="store_true", help="show the end of what the runner wrote to its terminal")
     arguments = parser.parse_args()
