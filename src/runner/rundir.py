@@ -79,7 +79,7 @@ class RunDir:
             texts = [facts[key] for key in ("id", "name", "identity", "created")]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("id, name, identity and created are not all texts")
-            return cls(path, texts[0], texts[1], texts[2], datetime.fromisoformat(texts[3]))
+            return cls(path, texts[0], texts[1], texts[2], _with_zone(datetime.fromisoformat(texts[3])))
         except (FileNotFoundError, NotADirectoryError):
             raise ResumeError(
                 f"{path}: not a run ({_what_is_at(path)}); name a directory that holds run.json"
@@ -198,7 +198,7 @@ def _opened(paths: Iterator[Path]) -> list[RunDir]:
             runs.append(RunDir.open(path))
         except ResumeError as e:
             log.warning("%s", e)
-    return sorted(runs, key=lambda run: (_comparable(run.created), run.path))
+    return sorted(runs, key=lambda run: (run.created, run.path))
 
 
 def _run_paths(root: Path, *, sweeps: bool) -> Iterator[Path]:
@@ -247,6 +247,6 @@ def _time(text: object) -> datetime | None:
         return None
 
 
-def _comparable(time: datetime) -> datetime:
+def _with_zone(time: datetime) -> datetime:
     # A time without a zone, written by hand, is taken as UTC.
     return time if time.tzinfo else time.replace(tzinfo=UTC)

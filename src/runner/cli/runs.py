@@ -1,0 +1,280 @@
+"""`runs`: look after what has run. `ls` and `show` read, `verify` checks every byte, `rm` deletes.
+
+Exit codes: 0 done; 1 damaged, not confirmed, or nobody reads on; 2 refused, with one or two lines that say why.
+"""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from runner.checkpoint.handle import Checkpoint, list_checkpoints, step_in_name
+from runner.checkpoint.manifest import MANIFEST_NAME
+from runner.cli import tables
+from runner.cli.removing import remove_run
+from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
+from runner.cli.summary import Summary, summarize, to_json
+from runner.cli.tables import Column
+from runner.errors import CheckpointError, ResumeError, RunnerError
+from runner.rundir import RunDir, find_runs, latest_run
+
+OUTPUTS = Path("outputs")
+REFUSED = 2
+# Typer has its own copy of click in newer versions, so the class is found where both have it.
+_UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+app = typer.Typer(
+    help="Look after what has run.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def main() -> None:
+    """The console script."""
+    logging.basicConfig(format="runs: %(message)s", level=logging.WARNING)
+    sys.exit(_main())
+
+
+def _main() -> int:
+    try:
+        code = app(prog_name="runs", standalone_mode=False)
+        sys.stdout.flush()
+    except RunnerError as e:
+        return _refuse(str(e))
+    except _UsageError as e:
+        message = e.format_message()
+        if message.startswith("Usage:"):  # `runs` alone.
+            print(message)
+            return 0
+        return _refuse(f"{message.rstrip('.')}; see `runs --help`")
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader, say `head`, has seen enough. What is still buffered must not raise again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+@app.command("ls")
+def list_runs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look, at any depth.")] = OUTPUTS,
+    as_json: Json = False,
+) -> None:
+    """List runs, the newest last.
+
+    With name, status, steps, best score by the config's monitor, age and size.
+    """
+    if not directory.is_dir() and directory != OUTPUTS:
+        raise ResumeError(f"{directory}: {'not a directory' if directory.exists() else 'is not there'}; name one")
+    summaries = [summarize(run) for run in find_runs(directory)]
+    if as_json:
+        _print_json([to_json(summary) for summary in summaries])
+    elif not summaries:
+        print(f"no runs in {directory}")
+    else:
+        _show_list(summaries, directory)
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, a checkpoint, or `latest`.")],
+    as_json: Json = False,
+) -> None:
+    """Show a run or a checkpoint: config, metrics, files, attempts."""
+    found = _found(path)
+    if isinstance(found, Checkpoint):
+        if as_json:
+            _print_json(checkpoint_json(found))
+        else:
+            show_checkpoint(Console(), found, datetime.now(UTC))
+        return
+    summary = summarize(found)
+    if as_json:
+        _print_json(run_json(summary))
+    else:
+        show_run(Console(), summary, datetime.now(UTC))
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A run, a checkpoint, a directory of runs, or `latest`.")
+    ],
+) -> None:
+    """Check every byte of every checkpoint.
+
+    Names what is damaged: the file and the tensors in it. Exit code 1 if anything is.
+    """
+    count, damaged = 0, 0
+    for found in _to_verify(path):
+        if isinstance(found, Checkpoint):
+            lines = found.verify()
+            print(f"{'DAMAGED' if lines else 'whole  '}  {found.path}", flush=True)
+        else:
+            lines = [str(found)]
+            print(f"DAMAGED  {found.path}", flush=True)
+        for line in lines:
+            print(f"         {line}", flush=True)
+        count, damaged = count + 1, damaged + bool(lines)
+    noun = "checkpoint" if count == 1 else "checkpoints"
+    print(f"{count} {noun}, {f'{damaged} damaged' if damaged else 'none damaged'}" if count else "no checkpoints")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command("rm")
+def remove(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete runs with all their checkpoints.
+
+    Asks first. Refuses what is running and what is not a run.
+    """
+    runs = {path.resolve(): _removable(path) for path in paths}
+    summaries = [summarize(run) for run in runs.values()]
+    for summary in summaries:
+        if summary.status == "running":
+            raise ResumeError(f"{summary.run.path}: is running; stop it first, nothing was deleted")
+    total = tables.size(sum(summary.size for summary in summaries))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ResumeError(
+                "there is no terminal to ask for confirmation; nothing was deleted; add --yes if you are sure"
+            )
+        for summary in summaries:
+            print(f"{summary.run.path}  {summary.run.name}  {summary.status}  step {summary.step}")
+        noun = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
+        if not typer.confirm(f"Delete {noun} with all checkpoints, {total}?"):
+            print("nothing was deleted")
+            raise typer.Exit(1)
+    for summary in summaries:
+        remove_run(summary.run)
+        print(f"deleted {summary.run.path}  {tables.size(summary.size)}")
+
+
+def _show_list(summaries: list[Summary], directory: Path) -> None:
+    now = datetime.now(UTC)
+    metrics = {summary.monitor.metric for summary in summaries if summary.monitor}
+    columns = [
+        Column("run"),
+        Column("name", rank=2),
+        Column("status"),
+        Column("steps", right=True, rank=1),
+        Column(metrics.copy().pop() if len(metrics) == 1 else "best", right=True),
+        Column("age", right=True, rank=3),
+        Column("size", right=True, rank=4),
+    ]
+    rows = [
+        [
+            str(summary.run.path),
+            summary.run.name,
+            summary.status,
+            str(summary.step),
+            _score(summary, named=len(metrics) > 1),
+            tables.age(summary.run.created, now),
+            tables.size(summary.size),
+        ]
+        for summary in summaries
+    ]
+    console = Console()
+    short = console.is_terminal and tables.table_width(columns, rows) > console.width
+    if short:
+        # So that nothing is cut: what all have in common is said once.
+        rows = [[_below(summary.run.path, directory), *row[1:]] for summary, row in zip(summaries, rows, strict=True)]
+        columns[0] = Column(f"run in {directory}")
+    tables.show_table(console, columns, rows)
+    for summary in summaries:
+        for line in summary.damaged:
+            print(f"runs: {line}", file=sys.stderr)
+
+
+def _score(summary: Summary, *, named: bool) -> str:
+    value = tables.number(summary.best_value)
+    return f"{summary.monitor.metric} {value}" if named and summary.monitor and summary.best else value
+
+
+def _below(path: Path, directory: Path) -> str:
+    return "." if path == directory else str(path.relative_to(directory))
+
+
+def _found(path: Path) -> RunDir | Checkpoint:
+    """The run or the checkpoint at a path. `latest` is the newest run in ./outputs, unless something is called so."""
+    if str(path) == "latest" and not path.exists():
+        run = latest_run(OUTPUTS)
+        if run is None:
+            raise ResumeError(f"latest: no run in {OUTPUTS} has begun training; name a run")
+        return run
+    if (path / MANIFEST_NAME).exists():
+        return Checkpoint.open(path)
+    if path.name == "checkpoints" and (path.parent / "run.json").exists():
+        path = path.parent
+    return RunDir.open(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A checkpoint that cannot even be listed."""
+
+    path: Path
+    error: CheckpointError
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+
+def _to_verify(path: Path) -> list[Checkpoint | _Unreadable]:
+    """The checkpoints at a path, a run's in the order of writing, those that were set aside too."""
+    if (path / MANIFEST_NAME).exists() or _is_in_checkpoints(path):
+        try:
+            return [Checkpoint.open(path)]
+        except CheckpointError as e:
+            return [_Unreadable(path, e)]
+    runs = find_runs(path)
+    if not runs:
+        run = _found(path)
+        runs = [run] if isinstance(run, RunDir) else []
+    found: list[Checkpoint | _Unreadable] = []
+    for run in runs:
+        aside = run.checkpoints / "aside"
+        for directory in [*(sorted(aside.iterdir()) if aside.is_dir() else []), run.checkpoints]:
+            whole, damages = list_checkpoints(directory)
+            found += [_Unreadable(place, error) for place, error in damages.items()]
+            found += whole
+    return found
+
+
+def _is_in_checkpoints(path: Path) -> bool:
+    """A checkpoint's directory, though its manifest may be gone."""
+    return path.is_dir() and step_in_name(path.name) is not None
+
+
+def _removable(path: Path) -> RunDir:
+    if path.is_symlink():
+        raise ResumeError(f"{path}: is a link to {path.resolve()}; name that directory, nothing was deleted")
+    try:
+        return RunDir.open(path)
+    except ResumeError as e:
+        raise ResumeError(f"{e}; nothing was deleted") from e
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _refuse(message: str) -> int:
+    for line in message.splitlines():
+        print(f"runs: {line}", file=sys.stderr)
+    return REFUSED
+
+
+if __name__ == "__main__":
+    main()
