@@ -58,7 +58,7 @@ def stream_batches(
 def shuffled_batches() -> LoaderBatches:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loader = StatefulDataLoader(list(range(SIZE)), batch_size=4, shuffle=True, generator=torch.Generator())
+        loader = StatefulDataLoader(list(range(SIZE)), batch_size=4, shuffle=True)
     return LoaderBatches(loader, seed=5)
 
 
@@ -85,7 +85,8 @@ def test_a_run_goes_on_from_every_batch_also_from_the_last_of_an_epoch(kind: str
     whole = KINDS[kind]()
     record = run(whole, epochs=3)
     lengths = [sum(epoch == e for (epoch, _), _, _ in record) for e in range(3)]
-    assert lengths == ([2, 2, 2] if kind == "limited" else [3, 3, 3])
+    # This data set goes on where its last pass was cut off.
+    assert lengths == ([2, 1, 2] if kind == "limited" else [3, 3, 3])
     whole.close()
     # A worker's own copy of the data set starts anew in each epoch, and its random numbers are its own.
     columns = slice(0, 1) if kind == "a worker" else slice(None)

@@ -82,9 +82,7 @@ def test_workers_ignore_signals_for_the_whole_process_group() -> None:
 def test_a_worker_that_dies_is_said_and_the_next_epoch_has_new_ones() -> None:
     dataset = Pids(deadly=20)
     batches = make(dataset, workers=1)
-    with pytest.raises(
-        DataError, match=r"(?s)^a data worker died \(DataLoader worker \(pid.*set runtime.workers to a smaller"
-    ):
+    with pytest.raises(DataError, match=r"(?s)^a data worker died \(.*set runtime.workers to a smaller"):
         seen(batches, 0)
     dataset.deadly = None
     assert len(seen(batches, 1)) == 1

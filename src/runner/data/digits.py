@@ -1,5 +1,6 @@
 """The 1,797 handwritten digits that are shipped, or a file of the same form."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ def digits(path: str | None = None, augment: bool = False) -> Data:
     Raises DataError if the file cannot be read or is of another form.
     """
     file = SHIPPED if path is None else Path(path)
-    images, labels, split = _read(file)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error}); {_WANTED}") from error
+    images, labels, split = _parse(content, file)
     parts = [Tensors(images[split == number], labels[split == number]) for number in range(3)]
     train, validation, test = (part if len(part) else None for part in parts)
     if train is None:
@@ -46,7 +51,7 @@ def digits(path: str | None = None, augment: bool = False) -> Data:
         train=Augmented(*train.tensors) if augment else train,
         validation=validation,
         test=test,
-        fingerprint=xxhash.xxh3_128_hexdigest(file.read_bytes()),
+        fingerprint=xxhash.xxh3_128_hexdigest(content),
     )
 
 
@@ -83,9 +88,9 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         return noisy.clamp_(0.0, 1.0), rows(self.labels, indices)
 
 
-def _read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+def _parse(content: bytes, file: Path) -> tuple[Tensor, Tensor, Tensor]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             # An .npy file gives an array here, which has no names.
             found = {name: archive[name] for name in getattr(archive, "files", ())}
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:

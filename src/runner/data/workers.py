@@ -6,11 +6,12 @@ import signal
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from runner.data.fetch import Source
 from runner.errors import DataError
@@ -61,14 +62,14 @@ class Workers:
                 except StopIteration:
                     return
                 yield batch
-        except RuntimeError as error:
-            # Torch raises a plain RuntimeError, from its handler of SIGCHLD or from its wait for data.
-            if not str(error).startswith("DataLoader worker (pid"):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not _is_death(error):
                 raise
+            _let_go(self._loader)
             self.close()
             raise DataError(
-                f"a data worker died ({str(error).strip()}); the system may have been short of memory: "
-                "set runtime.workers to a smaller number, or to 0 to see the dataset's own error"
+                f"a data worker died ({str(error).strip() or type(error).__name__}); the system may have been short of "
+                "memory: set runtime.workers to a smaller number, or to 0 to see the dataset's own error"
             ) from error
         raise RuntimeError("an epoch was read further after another had begun on the same batches; read one at a time")
 
@@ -120,6 +121,7 @@ def _end_workers(loader: DataLoader[Any], pid: int) -> None:
     iterator: Any = loader._iterator
     if iterator is None or os.getpid() != pid:
         return
+    _let_go(loader)
     loader._iterator = None
     iterator._shutdown_workers()
     for worker in iterator._workers:
@@ -127,6 +129,24 @@ def _end_workers(loader: DataLoader[Any], pid: int) -> None:
         if worker.is_alive():
             worker.kill()
             worker.join()
+
+
+def _is_death(error: Exception) -> bool:
+    """A worker has died, as against what the dataset has raised in a worker that lives."""
+    # Torch raises a plain RuntimeError, from its handler of SIGCHLD or from its wait for data.
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    # A tensor is fetched from the worker that made it; this is what comes when that has just gone.
+    return " in DataLoader worker process " not in str(error)
+
+
+def _let_go(loader: DataLoader[Any]) -> None:
+    """Tells torch that these workers may end. Else its handler of SIGCHLD would raise, here or anywhere later."""
+    iterator: Any = loader._iterator
+    while iterator is not None and iterator._worker_pids_set:
+        with suppress(RuntimeError):
+            signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+            iterator._worker_pids_set = False
 
 
 class _Tasks:

@@ -9,7 +9,7 @@ from runner.models.arguments import activation_called, dropout_problems, size_pr
 
 
 class CNN(nn.Module):
-    """Stages of convolution 3x3, batch normalisation (arXiv:1502.03167), activation and 2x2 pooling, then a linear layer.
+    """Stages of convolution 3x3, batch normalisation (arXiv:1502.03167), activation, 2x2 pooling, then a linear layer.
 
     images: (B, in_channels, image_size, image_size) float. Returns logits (B, classes).
     """
@@ -23,7 +23,7 @@ class CNN(nn.Module):
         activation: str,
         dropout: float,
     ) -> None:
-        """A stage for each entry of `channels`; each halves the image. Raises ConfigError for arguments out of range."""
+        """Each entry of `channels` is a stage and halves the image. Raises ConfigError for arguments out of range."""
         super().__init__()
         problems = size_problems(in_channels=in_channels, image_size=image_size, classes=classes)
         problems += dropout_problems(dropout)

@@ -1,7 +1,8 @@
 """A small decoder-only transformer for language modelling.
 
-Architecture and initialisation as in GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", 2.3):
-layer normalisation before each part and at the end, learned positions, residual projections scaled by 1/sqrt(2 depth).
+Architecture and initialisation as in GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+2.3): layer normalisation before each part and at the end, learned positions, residual projections scaled by
+1/sqrt(2 depth).
 Attention: arXiv:1706.03762. GELU: arXiv:1606.08415. Tied weights: arXiv:1608.05859.
 
 Shapes: B batch, T tokens, V vocabulary, W width, H heads, D width of a head (W / H).
@@ -18,7 +19,7 @@ from runner.models.arguments import dropout_problems, size_problems
 
 
 class GPT(nn.Module):
-    """tokens: (B, T) int64 in [0, vocabulary_size), T <= context. Returns logits (B, T, vocabulary_size) of each next token."""
+    """Logits (B, T, V) of each next token, from tokens: (B, T) int64 in [0, V), with T <= context."""
 
     def __init__(
         self,
@@ -117,8 +118,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW))
-        x_BTW = x_BTW + self.feed_forward(self.feed_forward_norm(x_BTW))
-        return x_BTW
+        y_BTW: Tensor = x_BTW + self.feed_forward(self.feed_forward_norm(x_BTW))
+        return y_BTW
 
 
 class Attention(nn.Module):
