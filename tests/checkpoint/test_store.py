@@ -1,6 +1,7 @@
 import logging
 import math
 import shutil
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable
@@ -82,6 +83,29 @@ def test_opening_a_store_makes_nothing(make_store: MakeStore, tmp_path: Path) ->
     store = make_store()
     assert (store.checkpoints, store.newest, store.newest_whole()) == ((), None, (None, []))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(make_store: MakeStore, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(
+        CheckpointError, match=r"cannot be listed \(Not a directory\); wanted a directory of checkpoints"
+    ):
+        make_store(tmp_path / "checkpoints")
+
+
+def test_who_looks_while_checkpoints_are_written_and_removed_always_finds_a_whole_list(
+    make_store: MakeStore, save: Save
+) -> None:
+    store = make_store(keep=LAST)
+    save(store, 1)
+    writer = threading.Thread(target=lambda: [save(store, step) for step in range(2, 60)])
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        seen.append(Checkpoint.open(store.directory).step)
+    writer.join()
+    assert seen == sorted(seen)
+    assert Checkpoint.open(store.directory).step == 59
 
 
 def test_what_is_not_kept_is_removed_after_the_save(make_store: MakeStore, save: Save) -> None:
