@@ -72,13 +72,13 @@ def test_batches_are_the_same_for_any_workers_start_and_state_of_the_generators(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reading_batches_leaves_the_generators_as_they_were(workers: int) -> None:
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index, union-attr]
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
     batches = make(Augmenting(8), workers=workers)
     list(batches.epoch(0))
     list(batches.epoch(1))
     batches.close()
     assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index, union-attr]
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), states[2])
 
 

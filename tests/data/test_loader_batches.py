@@ -1,6 +1,6 @@
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ def shuffled_batches() -> LoaderBatches:
     return LoaderBatches(loader, seed=5)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], LoaderBatches]] = {
     "unknown length": lambda: stream_batches(Stream()),
     "known length": lambda: stream_batches(Sized()),
     "limited": lambda: stream_batches(Stream(), limit=2),
