@@ -196,7 +196,7 @@ def test_holder_that_cannot_be_seen_from_here_is_respected_while_its_heart_beats
 ) -> None:
     path = tmp_path / "run.lock"
     abandoned(path)
-    edit(path, **changes, beat_time=time.time())
+    edit(path, **changes, beat_time=time.time(), interval=60.0)
     assert holder(path) is not None
     process = start(BEAT, path)
     try:
@@ -304,7 +304,7 @@ child = os.fork()
 if child == 0:
     assert not lock.held
     lock.release()
-    print("child has let go", flush=True)
+    os.write(1, b"child has let go\\n")
     sys.stdin.readline()  # Outlives its parent.
     beats = json.loads(path.read_text())["beats"]
     time.sleep(0.2)
@@ -312,7 +312,8 @@ if child == 0:
     sys.stdin.readline()
     os._exit(0)
 assert lock.held
-print(json.loads(path.read_text())["pid"] == os.getpid(), flush=True)
+assert json.loads(path.read_text())["pid"] == os.getpid()
+os.write(1, b"parent holds\\n")
 time.sleep(1000)
 """
 
@@ -321,7 +322,7 @@ def test_forked_child_neither_renews_nor_releases_the_lock(tmp_path: Path) -> No
     path = tmp_path / "run.lock"
     process = start(FORK, path)
     try:
-        assert sorted([line(process), line(process)]) == ["True", "child has let go"]
+        assert sorted([line(process), line(process)]) == ["child has let go", "parent holds"]
         assert holder(path) is not None
         process.kill()
         process.wait()

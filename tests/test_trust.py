@@ -171,6 +171,8 @@ HOSTILE_BY_NAME: list[tuple[dict[str, Any], str]] = [
     ),
     (model("torch.nn.Linear", bias="${oc.decode:'{_target_: canary.Net}'}"), "could make a node"),
     (model("torch.nn.Linear", bias="${eval:1+1}"), "could make a node"),
+    (model("torch.nn.Linear", bias="${oc.decode:${oc.env:X,'{_target_: canary.Net}'}}"), "could make a node"),
+    (model("torch.nn.Linear", bias="${oc.decode:${text}}"), "could make a node"),
     (model("torch.nn.Linear", bias="${oc.env:X,${oc.create:{a: 1}}}"), "could make a node"),
     (model("torch.nn.Linear", bias="${${name}}"), "could make a node"),
     (
@@ -266,6 +268,7 @@ FRIENDLY: list[dict[str, Any]] = [
     },
     model("torch.nn.Linear", in_features="${data.size}", bias="${oc.env:HOME}") | {"data": {"size": 3}},
     model("torch.nn.Linear", bias="${oc.env:X,some plain default}"),
+    model("torch.nn.Linear", in_features="${oc.decode:${oc.env:N, 3}}", path="${oc.env:HOME}/nets"),
     model("torch.nn.Linear", labels={"_background_": 0}),
     {},
     {"model": None, "observers": {}, "data": "text"},

@@ -43,9 +43,12 @@ _CURVES = "runner.training.schedule"
 _KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
-# A reference to another node, or an environment variable, with a plain default at most. Every other resolver could make
-# a node of a text.
-_HARMLESS = re.compile(r"\$\{(\.*[A-Za-z_][\w.]*|oc\.env:[A-Za-z_]\w*(,[^{}$\[\]]*)?)\}", re.ASCII)
+# A reference to another node, or an environment variable, with a plain default at most, read as a number or not. Every
+# other resolver could make a node of a text.
+_ENVIRONMENT = r"\s*oc\.env:\s*[A-Za-z_]\w*(,[^{}$\[\]]*)?"
+_HARMLESS = re.compile(
+    rf"\$\{{(\.*[A-Za-z_][\w.]*|{_ENVIRONMENT}|\s*oc\.decode:\s*\$\{{{_ENVIRONMENT}\}})\}}", re.ASCII
+)
 _REFERENCE = re.compile(r"\$\{[^:}]*\}")
 # Functions of torch itself, written in C++, that `torch.nn.functional` only gives a name.
 _NATIVE = ("torch", "torch._C._nn")
