@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from runner.data.batches import Batches, make_batches
 from runner.data.loader_batches import LoaderBatches
@@ -262,3 +262,19 @@ def test_the_kind_of_batches_follows_from_the_data() -> None:
 def test_the_first_batches_of_a_long_epoch_come_at_once() -> None:
     batches = make(range(10**6), batch_size=2, collate=list)
     assert len(list(islice(batches.epoch(0, 3), 4))) == 4
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+@pytest.mark.parametrize("dataset", [Tensors, TensorDataset])
+def test_rows_gathered_for_several_batches_are_those_gathered_one_by_one(rows: int, dataset: type) -> None:
+    x, y = torch.arange(rows * 32.0).reshape(rows, 32), torch.arange(rows)
+    ahead = Batches(dataset(x, y), batch_size=8, shuffle=True, drop_last=False, seed=3)
+    # 17 bytes a sample: such batches would not begin at an aligned address, so each is gathered by itself.
+    single = Batches(dataset(x, y, x[:, :1].to(torch.uint8)), batch_size=8, shuffle=True, drop_last=False, seed=3)
+    for start in {0, 1, ahead.num_batches - 1} & set(range(ahead.num_batches)):
+        together, alone = list(ahead.epoch(1, start)), list(single.epoch(1, start))
+        assert len(together) == len(alone) == ahead.num_batches - start
+        for ours, theirs in zip(together, alone, strict=True):
+            assert type(ours) is (tuple if dataset is Tensors else list)
+            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+            assert ours[0].data_ptr() % 64 == 0

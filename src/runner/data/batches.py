@@ -58,6 +58,7 @@ class Batches:
             )
         self._order = _Order(self.dataset_size, batch_size, self._num_batches, shuffle, seed, world)
         self._source = Source(dataset, collate, seed=seed, rank=world.rank)
+        self._at_once = self._source.batches_at_once(batch_size) if world.size == 1 and not pin_memory else 1
         self._pin_memory = pin_memory
         self._workers = Workers(self._source, workers=workers, pin_memory=pin_memory) if workers else None
 
@@ -101,6 +102,10 @@ class Batches:
             self._workers.close()
 
     def _fetch(self, epoch: int, start: int) -> Iterator[Any]:
+        if self._at_once > 1:
+            for indices in self._order.several(epoch, start, self._at_once):
+                yield from self._source.rows_of_batches(indices, self._order.batch_size)
+            return
         for number, indices in self._order.batches(epoch, start):
             batch = self._source.batch(epoch, number, indices)
             yield pinning.pin_memory(batch) if self._pin_memory else batch  # type: ignore[no-untyped-call]
@@ -124,6 +129,12 @@ class _Order:
         for number in range(start, self.num_batches):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield number, indices if size == 1 else indices[rank::size]
+
+    def several(self, epoch: int, start: int, count: int) -> Iterator[Tensor]:
+        """The indices of `count` batches at a time, from batch `start` on; for one process alone."""
+        order = self._permutation(epoch)
+        for first in range(start, self.num_batches, count):
+            yield order[first * self.batch_size : min(first + count, self.num_batches) * self.batch_size]
 
     def tasks(self, epoch: int, start: int) -> Iterator[Task]:
         """The same, for workers."""

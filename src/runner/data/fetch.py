@@ -11,7 +11,12 @@ import xxhash
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
-from runner.data.tensors import rows
+from runner.data.tensors import Tensors, rows
+
+AHEAD_BYTES = 1 << 20
+"""Rows of a dataset in memory are gathered for several batches at once, up to this size."""
+ALIGNMENT = 64
+"""Bytes: torch's CPU tensors begin at multiples of it."""
 
 Collate = Callable[[Sequence[Any]], Any]
 
@@ -59,6 +64,26 @@ class Source:
             return self._fetch(indices)
         with seeded(seed_from("batch", self.seed, epoch, number, self.rank)):
             return self._fetch(indices)
+
+    def batches_at_once(self, batch_size: int) -> int:
+        """Of how many batches the rows can be gathered together: 1 unless they lie in memory as tensors.
+
+        Only where each batch then begins at an address that a fresh tensor could have: kernels may choose their order
+        of summation by it, and the numbers must not depend on how a batch was fetched.
+        """
+        if self.draws or type(self.dataset) not in (Tensors, TensorDataset):
+            return 1
+        sizes = [batch_size * tensor[:1].nbytes for tensor in self.dataset.tensors]
+        on_cpu = all(tensor.device.type == "cpu" for tensor in self.dataset.tensors)
+        if not on_cpu or not all(size > 0 and size % ALIGNMENT == 0 for size in sizes):
+            return 1
+        return max(1, AHEAD_BYTES // sum(sizes))
+
+    def rows_of_batches(self, indices: Tensor, batch_size: int) -> Iterator[Any]:
+        """Several batches of a dataset of tensors, one after the other: gathering them costs little more than one."""
+        parts = [rows(tensor, indices).split(batch_size) for tensor in self.dataset.tensors]
+        made: type = tuple if type(self.dataset) is Tensors else list
+        return map(made, zip(*parts, strict=True))
 
     def _fetcher(self) -> Callable[[Sequence[int] | Tensor], Any]:
         if self.collate is None:
