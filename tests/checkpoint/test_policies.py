@@ -58,10 +58,18 @@ def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None,
         # What was saved at this step is not saved again, whatever happens.
         (
             {"every_steps": 1, "at_end": True, "on_improvement": True},
-            Progress(step=4, epoch=1),
-            Progress(step=4),
+            Progress(step=4, epoch=1, evaluated_step=4),
+            Progress(step=4, epoch=1, evaluated_step=4),
             {"ended": True, "improved": True, "signal": "SIGINT"},
             (),
+        ),
+        # Saved while an evaluation was interrupted, and evaluated after the resume: its scores are worth saving.
+        (
+            {"every_steps": 1, "every_epochs": 1, "at_end": True, "on_improvement": True},
+            Progress(step=4, epoch=1, evaluated_step=4),
+            Progress(step=4, epoch=1, evaluated_step=2),
+            {"improved": True},
+            ("improvement",),
         ),
     ],
 )

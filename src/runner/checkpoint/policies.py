@@ -82,7 +82,7 @@ def save_reasons(
 ) -> tuple[str, ...]:
     """Why a checkpoint is due now; empty when none is. `saved` is where the last save stood."""
     last = Progress() if saved is None else saved
-    if progress.step == last.step:
+    if progress == last:
         return ()
     due = {
         "every_steps": _passed(policy.every_steps, last.step, progress.step),
