@@ -1,22 +1,31 @@
-"""`runner`: launch an experiment, a sweep, or go on with a run. The order of things is design 3's.
+"""`runner`: launch an experiment or a sweep, or go on with a run.
 
-0  finished      1  failed      2  refused before training      75  stopped by a time limit      128+n  by signal n
+    0  finished      1  failed      2  refused before training      75  stopped by a time limit      128+n  by signal n
+
+Flags that only show something go straight to Hydra and import no torch.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.errors import ConfigError, ResumeError, RunnerError, TrustError
+from runner.errors import CheckpointError, ConfigError, ResumeError, RunnerError, TrustError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from runner.config.prepare import Prepared
+    from runner.config.words import Words
     from runner.runs.run import Outcome
 
 FAILED = 1
 REFUSED = 2
+SIGNALLED = 128
+_HELP = ("--help", "-h")
+_SWEEP = ("--multirun", "-m")
+_SHOWING = ("--hydra-help", "--version", "--cfg", "--info", "--shell-completion", "-sc")
 
 
 def main() -> None:
@@ -27,35 +36,76 @@ def main() -> None:
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Do what the command line says; the exit code."""
-    full = os.environ.get("HYDRA_FULL_ERROR", "")
+    """Do what the command line says; the exit code. With HYDRA_FULL_ERROR=1 errors come with their whole trace."""
+    whole_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        return _run(argv)
-    except (ConfigError, ResumeError, TrustError) as error:
-        if full == "1":
-            raise
-        _say(error)
-        return REFUSED
+        return _launch(argv)
     except RunnerError as error:
-        if full == "1":
+        if whole_trace:
             raise
-        _say(error)
-        return FAILED
+        for line in str(error).splitlines():
+            print(f"runner: {line}", file=sys.stderr)
+        refused = isinstance(error, ConfigError | ResumeError | TrustError | CheckpointError)
+        return REFUSED if refused else FAILED
 
 
-def _say(error: Exception) -> None:
-    for line in str(error).splitlines():
-        print(f"runner: {line}", file=sys.stderr)
+def _launch(argv: Sequence[str]) -> int:
+    from runner.config.words import split_flags, split_words
 
-
-def _run(argv: Sequence[str]) -> int:
+    flags, _ = split_flags(split_words(argv)[1])
+    names = {flag.partition("=")[0] for flag in flags}
+    if names.intersection(_HELP):
+        print(_help())
+        return 0
+    if names.intersection(_SHOWING):
+        return _show(argv)
+    if names.intersection(_SWEEP):
+        return _sweep(argv)
     from runner.config.prepare import prepare
 
     return launch_prepared(prepare(argv)).exit_code
 
 
+def _help() -> str:
+    from runner.config.overview import overview
+    from runner.config.places import conf_directory, user_directory
+
+    directories = [directory for directory in (user_directory(), conf_directory()) if directory is not None]
+    return overview(directories)
+
+
 def launch_prepared(prepared: "Prepared") -> "Outcome":
-    """Run what was prepared, inside a job of Hydra."""
+    """Carry out what was prepared, as a job of Hydra: with its callbacks, and the environment that `hydra.job` sets."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext
+
+    outcomes: list[Outcome] = []
+    failures: list[Exception] = []
+
+    def task(_: "DictConfig") -> None:
+        try:
+            outcomes.append(_execute(prepared))
+        except Exception as error:
+            # Hydra would put a line of its own before it; it is raised again below.
+            failures.append(error)
+
+    callbacks = Callbacks(prepared.node)
+    callbacks.on_run_start(config=prepared.node, config_name=prepared.node.hydra.job.config_name)
+    job = run_job(
+        task_function=task,
+        config=prepared.node,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        hydra_context=HydraContext(config_loader=prepared.loader, callbacks=callbacks),
+    )
+    callbacks.on_run_end(config=prepared.node, config_name=prepared.node.hydra.job.config_name, job_return=job)
+    for error in failures:
+        raise error
+    return outcomes[0]
+
+
+def _execute(prepared: "Prepared") -> "Outcome":
     from runner.runs.run import execute
 
     return execute(
@@ -66,6 +116,79 @@ def launch_prepared(prepared: "Prepared") -> "Outcome":
         resumption=prepared.resumption,
         notes=prepared.notes,
     )
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    """Check all jobs, then hand over to Hydra's sweeper and launcher. A job's value is its best monitored metric."""
+    from runner.config.prepare import prepare_sweep
+
+    words, line = prepare_sweep(argv)
+    try:
+        _hydra(line, _job_of(words))
+    except ConfigError as error:
+        # The sweep was checked; what a single job is refused for is a failure of that job.
+        raise RunnerError(str(error)) from error
+    return 0
+
+
+def _job_of(words: "Words") -> Callable[["DictConfig"], float | None]:
+    """The task of every job. A closure, because launchers send it to other processes."""
+
+    def job(task_config: "DictConfig") -> float | None:
+        from runner.config.prepare import prepare_job
+
+        outcome = _execute(prepare_job(task_config, words))
+        if outcome.exit_code >= SIGNALLED:
+            # Whoever stops a job by a signal means the sweep.
+            sys.exit(outcome.exit_code)
+        return outcome.best
+
+    return job
+
+
+def _show(argv: Sequence[str]) -> int:
+    """Let Hydra print what was asked for, of the launch as it would be."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from runner.config.prepare import hydra_line, problems_of_line
+
+    line = hydra_line(argv)
+    try:
+        _hydra(line, lambda _: None)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        problems = problems_of_line(line)
+        raise ConfigError(problems or str(error).strip().splitlines()[:2]) from error
+    return 0
+
+
+def _hydra(line: Sequence[str], task: Callable[["DictConfig"], float | None]) -> None:
+    """Hydra's own entry point, which reads sys.argv; errors come out of it instead of being printed."""
+    import hydra
+
+    from runner.config.sources import VERSION_BASE, Sources, register_plugins
+    from runner.config.words import split_flags
+
+    flags, overrides = split_flags(line)
+    sources = Sources.of_flags(flags)
+    rest = [flag for flag in flags if not flag.startswith(("--config-path=", "--config-name="))]
+    register_plugins()
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [sys.argv[0], *rest, *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(sources.directory), config_name=sources.config_name, version_base=VERSION_BASE)(
+            task
+        )()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
 
 
 if __name__ == "__main__":

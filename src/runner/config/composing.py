@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import yaml  # type: ignore[import-untyped]
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -47,7 +49,10 @@ class Composition:
     node: DictConfig
     """The whole as Hydra made it: what its launchers take."""
     typed: tuple[Override, ...]
+    loader: ConfigLoader
     problems: tuple[str, ...] = ()
+    whole: bool = True
+    """Every override found its place. An interpolation that leads nowhere is a problem of another kind."""
 
     @property
     def run_dir(self) -> Path:
@@ -70,14 +75,12 @@ def compose(
     parsed = parse(overrides, loader)
     node, mistakes = _load(loader, sources, [override.input_line or "" for override in parsed])
     problems = describe(mistakes, node)
-    with open_dict(node):
-        if "seed" in node and not OmegaConf.is_missing(node, "seed") and node.seed is None:
-            node.seed = draw_seed()
+    _draw_seed(node, draw_seed)
     try:
         config, unresolved = _config(node, recorded)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([*problems, str(error).splitlines()[0]]) from error
-    return Composition(config, node, tuple(parsed), (*problems, *unresolved))
+    return Composition(config, node, tuple(parsed), loader, (*problems, *unresolved), whole=not mistakes)
 
 
 def parse(overrides: Sequence[str], loader: ConfigLoaderImpl, *, sweep: bool = False) -> list[Override]:
@@ -105,12 +108,22 @@ def parse(overrides: Sequence[str], loader: ConfigLoaderImpl, *, sweep: bool = F
     return parsed
 
 
-def read_composed(node: DictConfig) -> Config:
-    """The config of a job that Hydra launched. Its HydraConfig has to be set."""
+def composed_by_hydra(task_config: DictConfig, *, draw_seed: Callable[[], int]) -> Composition:
+    """The composition of a job that Hydra has launched: what its task gets. HydraConfig has to be set."""
+    node = deepcopy(task_config)
+    with read_write(node), open_dict(node):
+        node.hydra = deepcopy(HydraConfig.get())
+    OmegaConf.copy_cache(from_config=task_config, to_config=node)
+    _draw_seed(node, draw_seed)
     config, unresolved = _config(node, None)
-    if unresolved:
-        raise ConfigError(unresolved)
-    return config
+    typed = OverridesParser.create().parse_overrides(list(config.overrides))
+    return Composition(config, node, tuple(typed), config_loader(Sources()), tuple(unresolved))
+
+
+def _draw_seed(node: DictConfig, draw_seed: Callable[[], int]) -> None:
+    with read_write(node), open_dict(node):
+        if "seed" in node and not OmegaConf.is_missing(node, "seed") and node.seed is None:
+            node.seed = draw_seed()
 
 
 @contextmanager

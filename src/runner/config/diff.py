@@ -21,7 +21,7 @@ class Difference:
     saved: Any
     now: Any
     kind: str
-    """`harmless`: outside what the run computes. `course`: another training from here on. `structural`: another model."""
+    """`harmless`: outside what it computes; `course`: another training from here on; `structural`: another model."""
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

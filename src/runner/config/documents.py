@@ -7,6 +7,7 @@ config.json                 what was built: resolved; values from the environmen
 """
 
 import json
+import os
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def _is_literal(value: Any) -> bool:
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What was built, from the "config" of a config.json, with what comes from the environment as it is here and now."""
+    """What was built, from the "config" of a config.json; what comes from the environment is read here and now."""
     try:
         made = OmegaConf.create(cast(dict[str, Any], _with_own_keys(config)))
         return cast(dict[str, Any], OmegaConf.to_container(made, resolve=True))
@@ -76,17 +77,21 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
         raise FormatError(f"{BUILT}: {str(error).splitlines()[0]}; set what it asks for") from error
 
 
-def read_documents(directory: Path) -> SavedConfig:
-    """The config that a checkpoint was made with. FormatError if it is not there or not readable."""
-    built = _read_json(directory / BUILT)
+def saved_config(composed: bytes, built: bytes, *, where: Path) -> SavedConfig:
+    """The config out of the bytes of config.yaml and config.json, which may be anybody's. `where` is for messages."""
+    values = _json(built, where / BUILT)
     try:
-        config, overrides, choices = built["config"], built["overrides"], built["choices"]
-        if not isinstance(config, dict) or not all(isinstance(one, str) for one in overrides):
-            raise TypeError("config is no mapping, or overrides are no texts")
-        composed = read_yaml(directory / COMPOSED)
-        return SavedConfig(composed, cast(dict[str, Any], _with_own_keys(config)), tuple(overrides), dict(choices))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{directory / BUILT}: not a saved config ({type(error).__name__}: {error})") from error
+        config, overrides, choices = values["config"], values["overrides"], values["choices"]
+        if not isinstance(config, dict) or not isinstance(choices, dict):
+            raise TypeError("config or choices is no mapping")
+        if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
+            raise TypeError("overrides is no list of texts")
+        written_config = cast(dict[str, Any], _with_own_keys(config))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{where / BUILT}: not a saved config ({type(error).__name__}: {error}); use another checkpoint"
+        ) from error
+    return SavedConfig(_mapping(composed, where / COMPOSED), written_config, tuple(overrides), choices)
 
 
 def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:
@@ -104,21 +109,32 @@ def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:
                 (directory / name).write_bytes(data)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that may be anybody's. FormatError for what is no plain mapping; aliases are refused.
-
-    Aliases, because a few hundred bytes of them expand into gigabytes.
-    """
+def redact_file(path: Path) -> None:
+    """Take the secrets out of the multirun.yaml that Hydra's sweeper has written."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise FormatError(f"{path}: larger than {MOST_BYTES} bytes; no config is")
-        value = yaml.load(path.read_bytes(), Loader=_plain_loader())
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}); it belongs to the checkpoint") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not readable YAML ({' '.join(str(error).split())[:200]})") from error
+        config = _mapping(path.read_bytes(), path)
+    except (OSError, FormatError):
+        # Another sweeper, or another launcher's machine: there is none.
+        return
+    clean = redact(config)
+    if isinstance(clean.get("hydra"), Mapping):
+        clean["hydra"] = _redacted_lists(clean["hydra"])
+    if clean != config:
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary.write_bytes(_yaml(clean))
+        temporary.replace(path)
+
+
+def _mapping(data: bytes, where: Path) -> dict[str, Any]:
+    """YAML that may be anybody's. Aliases are refused: a few hundred bytes of them expand into gigabytes."""
+    _check_size(data, where)
+    try:
+        value = yaml.load(data, Loader=_plain_loader())
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FormatError(f"{where}: not readable YAML ({reason}); use another checkpoint") from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: holds a {type(value).__name__}; wanted a mapping")
+        raise FormatError(f"{where}: holds a {type(value).__name__}; wanted a mapping; use another checkpoint")
     return value
 
 
@@ -135,18 +151,22 @@ def _plain_loader() -> Any:
     return PlainLoader
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _json(data: bytes, where: Path) -> dict[str, Any]:
+    _check_size(data, where)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise FormatError(f"{path}: larger than {MOST_BYTES} bytes; no config is")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}); it belongs to the checkpoint") from error
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not readable JSON ({error})") from error
+        raise FormatError(f"{where}: not readable JSON ({error}); use another checkpoint") from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: holds a {type(value).__name__}; wanted a mapping")
+        raise FormatError(f"{where}: holds a {type(value).__name__}; wanted a mapping; use another checkpoint")
     return value
+
+
+def _check_size(data: bytes, where: Path) -> None:
+    if len(data) > MOST_BYTES:
+        raise FormatError(
+            f"{where}: {len(data)} bytes, and no config has more than {MOST_BYTES}; use another checkpoint"
+        )
 
 
 def _yaml(value: Any) -> bytes:
@@ -156,7 +176,7 @@ def _yaml(value: Any) -> bytes:
 def _redacted_lists(hydra: Mapping[str, Any]) -> dict[str, Any]:
     """The node `hydra` without the secrets in the overrides that it repeats."""
     overrides = {name: redact_overrides(words) for name, words in hydra["overrides"].items()}
-    job = {key: value for key, value in hydra["job"].items() if key != "override_dirname"}
+    job = {**hydra["job"], "override_dirname": "???"}
     return {**hydra, "overrides": overrides, "job": job}
 
 

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from runner.config.check import BUILT, Settings, check
-from runner.config.composing import Composition, Config, compose
-from runner.config.documents import written
+from runner.config.composing import FORCED, Composition, Config, compose, composed_by_hydra
+from runner.config.documents import redact_file, written
 from runner.config.fitting import fitted
 from runner.config.identity import identity
 from runner.config.resume import Resumption, prepare_resume, resumed
 from runner.config.sources import Sources
+from runner.config.sweep import check_sweep
 from runner.config.targets import target_nodes
 from runner.config.words import Words, split_flags, split_words
 from runner.errors import ConfigError
 from runner.rundir import RunDir
-from runner.trust import TrustMemory
+from runner.trust_memory import TrustMemory
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Prepared:
     """What the user should know: arguments left out, overrides not repeated, where conf/ has changed."""
     node: DictConfig
     """The whole config as Hydra's `run_job` takes it."""
+    loader: ConfigLoader
 
 
 def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepared:
@@ -47,16 +51,47 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     flags, overrides = split_flags(rest)
     sources = Sources.of_flags(flags)
     if words.resume is not None:
-        replay = prepare_resume(words, overrides, sources=sources, memory=memory, draw_seed=draw_seed)
+        replay = prepare_resume(words, overrides, sources=sources, memory=memory)
         composition = replay.composition
         config, notes = fitted(composition, BUILT)
         settings = check(config, known_problems=composition.problems)
         resumption = resumed(replay, config, words)
-        return Prepared(config, settings, replay.run, words, resumption, (*replay.notes, *notes), composition.node)
+        return Prepared(
+            config,
+            settings,
+            replay.found.run,
+            words,
+            resumption,
+            (*replay.notes, *notes),
+            composition.node,
+            composition.loader,
+        )
     composition = compose(overrides, sources=sources, draw_seed=draw_seed)
+    if composition.node.hydra.mode == RunMode.MULTIRUN:
+        raise ConfigError("hydra.mode is MULTIRUN in the config; type -m to sweep")
     config, settings, notes = checked(composition, memory)
     run = _claim(composition, config, settings)
-    return Prepared(config, settings, run, words, None, tuple(notes), composition.node)
+    return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
+
+
+def hydra_line(argv: Sequence[str], *, memory: TrustMemory | None = None) -> list[str]:
+    """The line that Hydra gets for a launch: without launch words, and as a resume rewrites it. Makes nothing."""
+    words, rest = split_words(argv)
+    flags, overrides = split_flags(rest)
+    if words.resume is None:
+        return [*flags, *overrides]
+    mine = memory if memory is not None else TrustMemory()
+    replay = prepare_resume(words, overrides, sources=Sources.of_flags(flags), memory=mine)
+    return [*flags, *replay.argv]
+
+
+def problems_of_line(line: Sequence[str]) -> list[str]:
+    """What Hydra cannot compose in a line, everything at once."""
+    flags, overrides = split_flags(line)
+    try:
+        return list(compose(overrides, sources=Sources.of_flags(flags), draw_seed=draw_seed).problems)
+    except ConfigError as error:
+        return list(error.problems)
 
 
 def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Settings, list[str]]:
@@ -67,9 +102,30 @@ def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Sett
     return config, settings, notes
 
 
-def prepare_job(node: DictConfig, overrides: Sequence[str], directory: Path, words: Words) -> Prepared:
+def prepare_job(task_config: DictConfig, words: Words, *, memory: TrustMemory | None = None) -> Prepared:
     """A job of a sweep, in the directory that Hydra made for it. HydraConfig has to be set."""
-    raise NotImplementedError
+    composition = composed_by_hydra(task_config, draw_seed=draw_seed)
+    directory = Path(str(composition.node.hydra.runtime.output_dir))
+    redact_file(Path(str(composition.node.hydra.sweep.dir)) / "multirun.yaml")
+    config, settings, notes = checked(composition, memory if memory is not None else TrustMemory())
+    run = _run_in(directory, config, settings)
+    return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
+
+
+def prepare_sweep(argv: Sequence[str], *, memory: TrustMemory | None = None) -> tuple[Words, list[str]]:
+    """Check every job of a sweep before the first one starts; the launch words, and the line that Hydra is to get."""
+    mine = memory if memory is not None else TrustMemory()
+    words, rest = split_words(argv)
+    flags, overrides = split_flags(rest)
+    if words.resume is not None:
+        raise ConfigError("+resume goes on with one run, and -m begins several; leave one of them out")
+    check_sweep(
+        overrides,
+        sources=Sources.of_flags(flags),
+        draw_seed=draw_seed,
+        check=lambda composition: checked(composition, mine),
+    )
+    return words, [*flags, *FORCED, *overrides]
 
 
 def draw_seed() -> int:
@@ -85,8 +141,12 @@ def _claim(composition: Composition, config: Config, settings: Settings) -> RunD
     if path != wanted:
         with read_write(composition.node), open_dict(composition.node):
             composition.node.hydra.run.dir = str(path)
+    return _run_in(path, config, settings)
+
+
+def _run_in(directory: Path, config: Config, settings: Settings) -> RunDir:
     return RunDir.create(
-        path,
+        directory,
         name=settings.name,
         identity=identity(written(config), config.composed),
         created=datetime.now(UTC),

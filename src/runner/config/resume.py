@@ -1,41 +1,259 @@
-"""stub"""
+"""Going on with a run: the launch is rewritten, so that Hydra composes again what was trained.
+
+    saved overrides + pins where conf/ has drifted + this launch's overrides + hydra.run.dir
+
+If the saved overrides no longer compose, the saved config itself takes the place of the primary config.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from runner.config.composing import Composition, Config
-from runner.config.diff import Difference
-from runner.config.sources import Sources
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from runner.checkpoint.handle import Checkpoint
+from runner.config.check import BUILT
+from runner.config.composing import Composition, Config, compose, parse
+from runner.config.diff import STRUCTURAL, Difference, differences
+from runner.config.documents import BUILT as BUILT_FILE
+from runner.config.documents import COMPOSED, SavedConfig, saved_config, written
+from runner.config.finding import Found, find
+from runner.config.replay import as_text, combined, packages, pins, repeatable
+from runner.config.schema import SCHEMAS
+from runner.config.secrets import redact
+from runner.config.sources import Sources, config_loader
+from runner.config.targets import GROUP_LEVEL, target_nodes
 from runner.config.words import Words
-from runner.errors import ResumeError
+from runner.errors import CheckpointError, ConfigError, ResumeError, TrustError
 from runner.rundir import RunDir
-from runner.trust import TrustMemory
+from runner.trust import check_targets
+from runner.trust_memory import TrustMemory
+
+ALLOWABLE = ("model",)
+_PRIMARY = "runner_saved_config"
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to go on with, and how it will differ from what it was."""
+    """A checkpoint to go on from, and how the run will differ from what it was."""
 
     run: RunDir
-    checkpoint: Any
+    checkpoint: Checkpoint
+    argv: tuple[str, ...]
+    """The launch as Hydra got it."""
     overrides: tuple[str, ...]
+    """What was typed at this launch."""
     notes: tuple[str, ...]
     differences: tuple[Difference, ...]
 
 
 @dataclass(frozen=True)
 class Replay:
-    run: RunDir
+    """A run composed again, not checked yet."""
+
+    found: Found
+    saved: SavedConfig
     composition: Composition
+    argv: tuple[str, ...]
+    overrides: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def prepare_resume(
-    words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory, draw_seed: Callable[[], int]
+    words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory, outputs: Path = Path("outputs")
 ) -> Replay:
-    raise ResumeError("not yet")
+    """Find the run, compose it again, and let nothing through that this user does not trust. Changes nothing."""
+    assert words.resume is not None
+    unknown = [name for name in words.allow if name not in ALLOWABLE]
+    if unknown:
+        raise ConfigError(f"+allow=[{','.join(unknown)}]: wanted one of {', '.join(ALLOWABLE)}")
+    found = find(words.resume, outputs=outputs)
+    saved, where = _saved(found)
+    replay = compose_again(found, saved, overrides, sources=sources)
+    _check_trust(replay, words, memory, where=where, sources=sources)
+    return replay
 
 
-def resumed(replay: Replay, config: Config, words: Words) -> Resumption:
-    raise ResumeError("not yet")
+def _saved(found: Found) -> tuple[SavedConfig, Path]:
+    """The config that the checkpoint was made with; that of the first attempt if there is no checkpoint."""
+    try:
+        if found.checkpoint is not None:
+            where = found.checkpoint.path
+            return saved_config(
+                found.checkpoint.document(COMPOSED), found.checkpoint.document(BUILT_FILE), where=where
+            ), where
+        where = found.run.hydra
+        return saved_config((where / COMPOSED).read_bytes(), (where / BUILT_FILE).read_bytes(), where=where), where
+    except (CheckpointError, OSError) as error:
+        raise ResumeError(f"{found.run.path}: its saved config cannot be read ({error})") from error
+
+
+def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *, sources: Sources) -> Replay:
+    """The config of a run as it was, with this launch's overrides on top."""
+
+    def draw() -> int:
+        seed = saved.written.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+    loader = config_loader(sources)
+    new = parse(overrides, loader)
+    directory = f"hydra.run.dir={as_text(str(found.run.path))}"
+    kept, notes = repeatable(saved.overrides)
+    base = _compose_as_saved(kept, sources, draw)
+    if base is None:
+        return _from_saved_config(found, saved, kept, new, sources, draw, [*found.notes, *notes], directory)
+    typed = [text.input_line or "" for text in kept]
+    places = packages(loader, sources.config_name, typed)
+    both = combined(
+        kept,
+        [one for one in new if not one.is_hydra_override()],
+        choices=saved.choices,
+        exists=lambda key: OmegaConf.select(base.node, key, default=None) is not None,
+        package_of=lambda key: places.get(key, key.replace("/", ".") if loader.get_group_options(key) else None),
+    )
+    hydra = [one.input_line or "" for one in new if one.is_hydra_override()]
+    argv = [*hydra, *both.overrides, directory]
+    composition = compose(argv, sources=sources, draw_seed=draw, recorded=both.overrides)
+    held = _pins(saved, base, composition, both.switched)
+    if held and composition.whole:
+        # After the saved overrides, so that they win over them; what this launch changes is not pinned.
+        argv = [*hydra, *both.overrides, *held, directory]
+        composition = compose(argv, sources=sources, draw_seed=draw, recorded=both.overrides)
+        if not composition.whole:
+            return _from_saved_config(found, saved, kept, new, sources, draw, [*found.notes, *notes], directory)
+        retargeted = [
+            one.key_or_group.removesuffix("_target_") for one in kept if one.key_or_group.endswith("._target_")
+        ]
+        told = [one for one in held if not any(one.startswith(f"~{node}") for node in retargeted)]
+        notes += [f"conf/ has changed since; as it was saved: {one}" for one in told]
+    notes = [*found.notes, *notes, *both.notes]
+    return Replay(found, saved, composition, tuple(argv), tuple(overrides), tuple(notes))
+
+
+def _compose_as_saved(kept: Sequence[Override], sources: Sources, draw: Callable[[], int]) -> Composition | None:
+    """The saved overrides on today's conf/; None if they no longer compose."""
+    try:
+        base = compose([one.input_line or "" for one in kept], sources=sources, draw_seed=draw)
+    except ConfigError:
+        return None
+    return base if base.whole else None
+
+
+def _pins(saved: SavedConfig, base: Composition, now: Composition, switched: Sequence[str]) -> list[str]:
+    """What conf/ gives differently today, as overrides; without what this launch changes itself."""
+
+    def keep_new(path: tuple[str | int, ...]) -> bool:
+        # What a newer runner has added to its own sections is needed; anything else would be built differently.
+        group = str(path[0])
+        return len(path) == 1 or group in SCHEMAS or (group in GROUP_LEVEL and path[1] in GROUP_LEVEL[group])
+
+    as_saved, as_typed = redact(base.config.composed), redact(now.config.composed)
+    return [
+        pin.override
+        for pin in pins(saved.composed, as_saved, keep_new=keep_new)
+        if not any(_key(pin.path) == key or _key(pin.path).startswith(f"{key}.") for key in switched)
+        and _at(as_saved, pin.path) == _at(as_typed, pin.path)
+    ]
+
+
+def _key(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def _at(tree: Any, path: tuple[str | int, ...]) -> Any:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return "(not there)"
+        tree = tree[part]
+    return tree
+
+
+def _from_saved_config(
+    found: Found,
+    saved: SavedConfig,
+    kept: Sequence[Override],
+    new: Sequence[Override],
+    sources: Sources,
+    draw: Callable[[], int],
+    notes: Sequence[str],
+    directory: str,
+) -> Replay:
+    """The saved config in the place of the primary one. A group that is chosen anew is taken out of it first."""
+    primary = dict(saved.composed)
+    loader = config_loader(sources)
+    rewritten = []
+    for one in new:
+        text = one.input_line or ""
+        if loader.get_group_options(one.key_or_group) and not one.is_delete() and not one.is_hydra_override():
+            primary.pop(one.key_or_group, None)
+            rewritten.append(f"+{text.lstrip('+')}")
+        elif one.is_add() and OmegaConf.select(OmegaConf.create(primary), one.key_or_group, default=None) is not None:
+            rewritten.append(f"+{text}")
+        else:
+            rewritten.append(text)
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    ConfigStore.instance().store(_PRIMARY, {"defaults": ["_self_", *quiet], **primary})
+    recorded = [one.input_line or "" for one in [*kept, *new] if not one.is_hydra_override()]
+    argv = [*rewritten, directory]
+    primary_sources = Sources(sources.config_path, _PRIMARY, sources.config_dir)
+    composition = compose(argv, sources=primary_sources, draw_seed=draw, recorded=recorded)
+    note = "its saved overrides no longer compose with conf/; the saved config itself is used"
+    argv = [f"--config-name={_PRIMARY}", *argv]
+    return Replay(found, saved, composition, tuple(argv), tuple(one.input_line or "" for one in new), (*notes, note))
+
+
+def _check_trust(replay: Replay, words: Words, memory: TrustMemory, *, where: Path, sources: Sources) -> None:
+    """Let through only targets that this user trusts. Those typed now are his own; so are those in his own conf/."""
+    typed = _typed_targets(replay.overrides)
+    config = replay.composition.config.resolved
+
+    def check(own: Sequence[str]) -> None:
+        check_targets(config, trusted=[*words.trust, *own], memory=memory, where=str(where))
+
+    try:
+        check(typed)
+    except TrustError as refused:
+        try:
+            check([*typed, *_own_conf_targets(replay.overrides, sources)])
+        except TrustError:
+            raise refused from None
+    memory.remember(typed)
+
+
+def _typed_targets(overrides: Sequence[str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = [one.value() for one in parsed if one.key_or_group.endswith("._target_") and not one.is_delete()]
+    return [value for value in values if isinstance(value, str) and "." in value]
+
+
+def _own_conf_targets(overrides: Sequence[str], sources: Sources) -> list[str]:
+    """The targets that this launch would have without anything saved: they stand in conf/, ours or the user's own."""
+    try:
+        fresh = compose(overrides, sources=sources, draw_seed=lambda: 0)
+    except ConfigError:
+        return []
+    names = [target.node["_target_"] for target in target_nodes(fresh.config.resolved, BUILT)]
+    return [name for name in names if isinstance(name, str) and "." in name]
+
+
+def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
+    """How the run will differ from what was saved; None where there is no checkpoint to go on from.
+
+    ResumeError if the model is another one, unless that was allowed.
+    """
+    if replay.found.checkpoint is None:
+        return None
+    found = differences(replay.saved.written, written(config))
+    refused = [one for one in found if one.kind == STRUCTURAL and one.key.split(".")[0] not in words.allow]
+    if refused:
+        lines = [f"{one.key} was {one.saved!r} and is {one.now!r} now" for one in refused]
+        raise ResumeError(
+            "\n".join([*lines, "the saved state may not fit another model; type +allow=[model] to go on all the same"])
+        )
+    return Resumption(
+        replay.found.run, replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found)
+    )

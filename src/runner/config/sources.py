@@ -15,6 +15,7 @@ from hydra.core.utils import JobRuntime, setup_globals
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from runner.config.names import did_you_mean
+from runner.config.places import conf_directory, user_directory
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -41,19 +42,6 @@ class Sources:
     def directory(self) -> Path:
         """The directory of the primary config, absolute."""
         return conf_directory() if self.config_path is None else Path(self.config_path).resolve()
-
-
-def conf_directory() -> Path:
-    """Our own conf/: inside the package once installed, else at the top of the repository."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parents[1] / "conf"
-
-
-def user_directory() -> Path | None:
-    """The `conf/` of the current directory, if it has one that is not ours."""
-    own = Path.cwd() / "conf"
-    return own if own.is_dir() and own.resolve() != conf_directory() else None
 
 
 class UserConf(SearchPathPlugin):

@@ -1,0 +1,95 @@
+"""What `+resume=` names: a run, and the checkpoint in it to go on from."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.checkpoint.handle import Checkpoint, list_checkpoints
+from runner.errors import CheckpointError, ResumeError
+from runner.rundir import RunDir, find_runs, latest_run
+
+OUTPUTS = Path("outputs")
+_CHOICE = re.compile(r"(?P<path>.*)@(?P<which>best|latest|step=(?P<step>\d+))", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run to go on with."""
+
+    run: RunDir
+    checkpoint: Checkpoint | None
+    """Verified. None if the run was stopped before it had saved any: then it begins anew."""
+    notes: tuple[str, ...] = ()
+
+
+def find(text: str, *, outputs: Path = OUTPUTS) -> Found:
+    """The run and the checkpoint that `+resume=text` names. ResumeError, saying what is there instead, if none is."""
+    try:
+        return _find(text, outputs)
+    except CheckpointError as error:
+        raise ResumeError(str(error)) from error
+
+
+def _find(text: str, outputs: Path) -> Found:
+    path, which = _split(text)
+    if path in ("latest", "auto") and not Path(path).exists():
+        if path == "auto":
+            raise ResumeError("+resume=auto: not known yet; type +resume=latest, or name a run directory")
+        run = latest_run(outputs)
+        if run is None:
+            raise ResumeError(f"{outputs.absolute()}: no run that has begun training; type +resume=RUN_DIRECTORY")
+        return _in_run(run, which)
+    place = Path(path).expanduser().absolute()
+    if not place.exists() and "," in path:
+        raise ResumeError(f"+resume={text}: one run can be resumed at a time")
+    if (place / "run.json").exists():
+        return _in_run(RunDir.open(place), which)
+    if place.name == "checkpoints" and (place.parent / "run.json").exists():
+        return _in_run(RunDir.open(place.parent), which)
+    if (place / "manifest.json").exists():
+        return _at_checkpoint(place, which)
+    jobs = find_runs(place) if place.is_dir() else []
+    if jobs:
+        names = ", ".join(str(run.path.relative_to(place)) for run in jobs[:6]) + (", ..." if len(jobs) > 6 else "")
+        raise ResumeError(f"{place}: no run itself, but there are runs in it ({names}); name one of them")
+    return _in_run(RunDir.open(place), which)
+
+
+def _split(text: str) -> tuple[str, str | int]:
+    """The path, and `latest`, `best` or a step. A path that really ends in such words wins."""
+    match = _CHOICE.fullmatch(text)
+    if match is None or Path(text).exists():
+        return text, "latest"
+    return match["path"], match["which"] if match["step"] is None else int(match["step"])
+
+
+def _in_run(run: RunDir, which: str | int) -> Found:
+    if which != "latest":
+        return Found(run, _verified(Checkpoint.open(run.path, which)))
+    checkpoints, unlisted = list_checkpoints(run.checkpoints)
+    passed_over = [str(damage) for damage in unlisted.values()]
+    for checkpoint in reversed(checkpoints):
+        damages = checkpoint.verify()
+        if not damages:
+            return Found(run, checkpoint, tuple(f"passed over: {damage}" for damage in passed_over))
+        passed_over.append(damages[0])
+    if passed_over:
+        raise ResumeError("\n".join([*passed_over, f"{run.path}: no checkpoint in it is whole; start anew"]))
+    return Found(run, None, (f"{run.path}: stopped before it had saved a checkpoint; it begins anew",))
+
+
+def _at_checkpoint(place: Path, which: str | int) -> Found:
+    if which != "latest":
+        raise ResumeError(f"{place}: is one checkpoint already; name the run to choose {which!r} among its checkpoints")
+    checkpoint = Checkpoint.open(place)
+    for parent in place.parents:
+        if (parent / "run.json").exists():
+            return Found(RunDir.open(parent), _verified(checkpoint))
+    raise ResumeError(f"{place}: a checkpoint outside of a run; put it back into its run, or use it by runner.load")
+
+
+def _verified(checkpoint: Checkpoint) -> Checkpoint:
+    damages = checkpoint.verify()
+    if damages:
+        raise ResumeError("\n".join([*damages[:3], f"{checkpoint.path}: damaged; choose another one"]))
+    return checkpoint

@@ -1,0 +1,74 @@
+"""A sweep is checked before its first job starts: each of its values once, in as few compositions as that takes."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.types import IntervalSweep, Override
+from omegaconf import OmegaConf
+
+from runner.config.composing import Composition, compose, parse
+from runner.config.sources import Sources, config_loader
+from runner.errors import ConfigError
+
+
+def check_sweep(
+    overrides: Sequence[str],
+    *,
+    sources: Sources,
+    draw_seed: Callable[[], int],
+    check: Callable[[Composition], object],
+) -> None:
+    """ConfigError with every problem of every job, each once. `check` judges one composition.
+
+    Not every combination is tried: the first job takes the first value of each sweep, the second the second, and so on.
+    """
+    loader = config_loader(sources)
+    parsed = parse(overrides, loader, sweep=True)
+    problems: dict[str, None] = {}
+
+    def tried(job: list[str]) -> Composition | None:
+        try:
+            composition = compose(job, sources=sources, draw_seed=draw_seed)
+            check(composition)
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+            return None
+        return composition
+
+    first_job = jobs(parsed)[0]
+    first = tried(first_job)
+    if first is not None:
+        parsed = [*_sweeper_params(first, parsed, loader), *parsed]
+    for job in jobs(parsed):
+        if job != first_job:
+            tried(job)
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def jobs(parsed: Sequence[Override]) -> list[list[str]]:
+    """Compositions in which every swept value occurs."""
+    columns = [values for override in parsed if (values := _values(override))]
+    return [[column[at % len(column)] for column in columns] for at in range(max(map(len, columns), default=1))]
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    found = [f"{key}={text}" for text in override.sweep_string_iterator()]
+    # What lies between the ends of a range is no worse than they are, and there may be a million of it.
+    return found[:1] + found[-1:] if override.is_range_sweep() else found
+
+
+def _sweeper_params(composition: Composition, typed: Iterable[Override], loader: ConfigLoaderImpl) -> list[Override]:
+    """The sweeps that stand in the config of Hydra's sweeper, where the command line has no other for their keys."""
+    params = OmegaConf.select(composition.node, "hydra.sweeper.params")
+    if not params:
+        return []
+    keys = {override.key_or_group for override in typed}
+    texts = [f"{key}={value}" for key, value in params.items() if isinstance(value, str) and key not in keys]
+    return parse(texts, loader, sweep=True)
