@@ -84,15 +84,20 @@ def save_reasons(
     last = Progress() if saved is None else saved
     if progress == last:
         return ()
-    due = {
-        "every_steps": _passed(policy.every_steps, last.step, progress.step),
-        "every_epochs": _passed(policy.every_epochs, last.epoch, progress.epoch),
-        "every_seconds": policy.every_seconds is not None and seconds_since_saved >= policy.every_seconds,
-        "improvement": policy.on_improvement and improved,
-        "end": policy.at_end and ended,
-        "signal": signal is not None,
-    }
-    return tuple(reason for reason, is_due in due.items() if is_due)
+    reasons = []
+    if _passed(policy.every_steps, last.step, progress.step):
+        reasons.append("every_steps")
+    if _passed(policy.every_epochs, last.epoch, progress.epoch):
+        reasons.append("every_epochs")
+    if policy.every_seconds is not None and seconds_since_saved >= policy.every_seconds:
+        reasons.append("every_seconds")
+    if policy.on_improvement and improved:
+        reasons.append("improvement")
+    if policy.at_end and ended:
+        reasons.append("end")
+    if signal is not None:
+        reasons.append("signal")
+    return tuple(reasons)
 
 
 def kept(policy: KeepPolicy, records: Sequence[Kept], monitor: Monitor | None) -> frozenset[int]:

@@ -73,7 +73,7 @@ class Source:
         """
         if self.draws or type(self.dataset) not in (Tensors, TensorDataset):
             return 1
-        sizes = [batch_size * tensor[:1].nbytes for tensor in self.dataset.tensors]
+        sizes: list[int] = [batch_size * tensor[:1].nbytes for tensor in self.dataset.tensors]
         on_cpu = all(tensor.device.type == "cpu" for tensor in self.dataset.tensors)
         if not on_cpu or not all(size > 0 and size % ALIGNMENT == 0 for size in sizes):
             return 1
@@ -81,7 +81,7 @@ class Source:
 
     def rows_of_batches(self, indices: Tensor, batch_size: int) -> Iterator[Any]:
         """Several batches of a dataset of tensors, one after the other: gathering them costs little more than one."""
-        parts = [rows(tensor, indices).split(batch_size) for tensor in self.dataset.tensors]
+        parts = [torch.split(rows(tensor, indices), batch_size) for tensor in self.dataset.tensors]
         made: type = tuple if type(self.dataset) is Tensors else list
         return map(made, zip(*parts, strict=True))
 

@@ -13,6 +13,8 @@ class RecordsFile:
         self.file, self.log_every = file, log_every
 
     def observe(self, record: Record) -> None:
+        if isinstance(record, Step) and record.progress.step % self.log_every and not record.skipped:
+            return
         line = self._line(record)
         if line is not None:
             self.file.append(line)
@@ -20,8 +22,6 @@ class RecordsFile:
     def _line(self, record: Record) -> dict[str, Any] | None:
         at = {"step": record.progress.step, "epoch": record.progress.epoch}
         if isinstance(record, Step):
-            if record.progress.step % self.log_every and not record.skipped:
-                return None
             line = {"event": "step", **at, "loss": record.loss, "lr": record.lr}
             if record.grad_norm is not None:
                 line["grad_norm"] = record.grad_norm
