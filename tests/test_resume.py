@@ -1,0 +1,212 @@
+"""A run that was killed and resumed ends byte for byte where the uninterrupted run ends: real processes, real kills."""
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from runner.metrics_file import read_metrics
+
+pytestmark = pytest.mark.launch
+
+KILLER = '''
+import os, signal
+from runner.records import Evaluation, Saved, Step
+
+class Killer:
+    """Ends this process when a record of `kind` at `step` is seen, but only once: a file marks that it has been."""
+
+    def __init__(self, kind, step, number):
+        self.kind, self.step, self.number = kind, step, number
+        if kind == "fsync" and not os.path.exists("killed"):
+            self.calls, self.fsync = 0, os.fsync
+            os.fsync = self.count
+
+    def count(self, fd):
+        self.calls += 1
+        if self.calls == self.step:
+            self.kill()
+        return self.fsync(fd)
+
+    def observe(self, record):
+        kinds = {"step": Step, "evaluation": Evaluation, "saved": Saved}
+        if self.kind in kinds and isinstance(record, kinds[self.kind]) and record.progress.step == self.step:
+            if not os.path.exists("killed"):
+                self.kill()
+
+    def kill(self):
+        open("killed", "w").close()
+        os.kill(os.getpid(), self.number)
+
+    def close(self):
+        pass
+'''
+
+# Dropout, batch norm, random augmentation, accumulation with a shorter last window, averaged weights, clipping.
+EXPERIMENT = [
+    "experiment=digits_cnn",
+    "data.batch_size=128",
+    "trainer.max_epochs=3",
+    "trainer.accumulate=3",
+    "trainer.ema_decay=0.9",
+    "trainer.evaluate.weights=averaged",
+    "trainer.clip_norm=1.0",
+    "checkpoint.save.every_steps=3",
+    "checkpoint.keep.last=null",
+    "checkpoint.keep.best=null",
+    "trainer.log_every=1",
+]
+
+
+def only_run(directory: Path) -> Path:
+    (run,) = (path.parent for path in directory.glob("outputs/*/*/run.json"))
+    return run
+
+
+def tensor_files(checkpoint: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json")
+    return {name: (checkpoint / name).read_bytes() for name in names}
+
+
+def succeeded(done: CompletedProcess[str]) -> CompletedProcess[str]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(launch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    succeeded(launch(EXPERIMENT, directory))
+    return only_run(directory)
+
+
+def killed_at(launch, directory: Path, kind: str, step: int, number: int, more: Sequence[str] = ()):
+    (directory / "killer.py").write_text(KILLER)
+    killer = [
+        "+observers.killer._target_=killer.Killer",
+        f"+observers.killer.kind={kind}",
+        f"+observers.killer.step={step}",
+        f"+observers.killer.number={int(number)}",
+    ]
+    return launch([*EXPERIMENT, *killer, *more], directory)
+
+
+# An epoch has 10 batches, so 4 steps, the last of one batch only. Saved every 3 steps and every epoch: 3, 4, 6, 8, 9, 12.
+@pytest.mark.parametrize(
+    ("kind", "step", "workers"),
+    [
+        ("step", 2, 0),  # Before anything was saved: the run begins anew, in its own directory.
+        ("step", 7, 0),  # In the middle of an epoch.
+        ("step", 7, 2),
+        ("step", 8, 0),  # The last batch of an epoch, before it is evaluated.
+        ("evaluation", 8, 2),  # Evaluated, not yet saved.
+        ("saved", 8, 0),  # Between two epochs.
+        ("fsync", 20, 0),  # In the middle of a save.
+        ("fsync", 27, 2),
+    ],
+)
+def test_killed_and_resumed_run_ends_in_the_bytes_of_the_uninterrupted_one(
+    launch, tmp_path: Path, uninterrupted: Path, kind: str, step: int, workers: int
+) -> None:
+    done = killed_at(launch, tmp_path, kind, step, signal.SIGKILL, [f"runtime.workers={workers}"])
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    # The other number of workers, because it must not matter.
+    succeeded(launch(["+resume=latest", f"runtime.workers={2 - workers}"], tmp_path))
+    run = only_run(tmp_path)
+    for name in ("step-000000009", "step-000000012"):
+        assert tensor_files(run / "checkpoints" / name) == tensor_files(uninterrupted / "checkpoints" / name)
+    assert losses(run) == losses(uninterrupted)
+    assert scores(run) == scores(uninterrupted)
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    return [(r["step"], r["loss"], r["lr"]) for r in read_metrics(run / "metrics.jsonl") if r["event"] == "step"]
+
+
+def scores(run: Path) -> list[tuple[int, str, float]]:
+    found = [record for record in read_metrics(run / "metrics.jsonl") if record["event"] == "evaluation"]
+    return [(r["step"], r["split"], r.get("val_loss", r.get("test_loss"))) for r in found]
+
+
+@pytest.mark.parametrize(("number", "kind", "step"), [(signal.SIGINT, "step", 5), (signal.SIGTERM, "evaluation", 8)])
+def test_a_signal_saves_says_how_to_go_on_and_leaves_with_its_code(
+    launch, tmp_path: Path, uninterrupted: Path, number: signal.Signals, kind: str, step: int
+) -> None:
+    done = killed_at(launch, tmp_path, kind, step, number)
+    run = only_run(tmp_path)
+    assert done.returncode == 128 + number, done.stdout + done.stderr
+    assert f"stopped ({number.name})" in done.stdout
+    command = f"runner +resume={run.relative_to(tmp_path)}"
+    assert command in done.stdout
+    assert "signal" in json.loads((run / "checkpoints" / f"step-{step:09d}" / "manifest.json").read_text())["reasons"]
+    succeeded(launch(command.split()[1:], tmp_path))
+    last = run / "checkpoints" / "step-000000012"
+    assert tensor_files(last) == tensor_files(uninterrupted / "checkpoints" / "step-000000012")
+    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    ends = [(line["outcome"], line["reason"]) for line in attempts if line["event"] == "end"]
+    assert ends == [("stopped", number.name), ("finished", "max_epochs")]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_is_used(
+    launch, tmp_path: Path, uninterrupted: Path
+) -> None:
+    done = killed_at(launch, tmp_path, "step", 7, signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL
+    run = only_run(tmp_path)
+    damaged = run / "checkpoints" / "step-000000006" / "model.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-100] ^= 1
+    damaged.write_bytes(data)
+    resumed = succeeded(launch(["+resume=latest"], tmp_path))
+    assert "step-000000006" in resumed.stdout and "model.safetensors" in resumed.stdout
+    assert "resumed from" in resumed.stdout and "step-000000004" in resumed.stdout
+    last = run / "checkpoints" / "step-000000012"
+    assert tensor_files(last) == tensor_files(uninterrupted / "checkpoints" / "step-000000012")
+
+
+def test_a_finished_run_says_so_and_goes_on_only_if_given_more_to_do(launch, tmp_path: Path) -> None:
+    short = ["trainer.max_epochs=1", "data.batch_size=256"]
+    succeeded(launch(short, tmp_path))
+    run = only_run(tmp_path)
+    before = {
+        path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != "runner.log"
+    }
+    again = succeeded(launch(["+resume=latest"], tmp_path))
+    assert "finished (max_epochs) at step 5; nothing to do" in again.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    more = succeeded(launch(["+resume=latest", "trainer.max_epochs=2", "optimizer.weight_decay=0.5"], tmp_path))
+    assert "trainer.max_epochs" in more.stdout and "harmless" in more.stdout
+    assert "optimizer.weight_decay" in more.stdout and "course" in more.stdout
+    state = json.loads((run / "checkpoints" / "step-000000010" / "state.json").read_text())
+    assert '"weight_decay": 0.5' in json.dumps(state)
+
+
+def test_a_run_at_work_cannot_be_resumed_by_a_second_process(launch, command, tmp_path: Path) -> None:
+    import subprocess
+
+    (tmp_path / "slow.py").write_text(
+        "import sys\n"
+        "class Waits:\n"
+        "    def observe(self, record):\n"
+        "        if type(record).__name__ == 'Epoch':\n"
+        "            print('waiting', flush=True); sys.stdin.readline()\n"
+        "    def close(self): pass\n"
+    )
+    first = subprocess.Popen(
+        [*command("runner"), "trainer.max_epochs=2", "data.batch_size=256", "+observers.waits._target_=slow.Waits"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    while "waiting" not in (line := first.stdout.readline()):
+        assert line, "the first process ended before its first epoch"
+    second = launch(["+resume=latest"], tmp_path)
+    assert second.returncode == 2
+    assert f"process {first.pid}" in second.stderr
+    first.communicate("\n\n", timeout=60)
+    assert first.returncode == 0
