@@ -7,8 +7,8 @@ from typing import Any
 
 from runner.config.composing import Composition, Config
 from runner.config.interpolation import dotted, leaves
-from runner.config.names import did_you_mean
-from runner.config.schema import SCHEMAS, Checkpointing, Runtime, shown, typed
+from runner.config.names import did_you_mean, shown
+from runner.config.schema import SCHEMAS, Checkpointing, Runtime, typed
 from runner.config.secrets import REDACTED
 from runner.config.targets import problems_of, target_nodes
 from runner.config.words import LAUNCH_WORDS

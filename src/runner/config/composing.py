@@ -99,9 +99,7 @@ def parse(overrides: Sequence[str], loader: ConfigLoaderImpl, *, sweep: bool = F
             problems.append(
                 f"{text}: several values; add -m to sweep over them, or type [a,b] for a list, or quote the value"
             )
-        elif (
-            loader is not None and not override.is_sweep_override() and loader.get_group_options(override.key_or_group)
-        ):
+        elif not override.is_sweep_override() and loader.get_group_options(override.key_or_group):
             problems += _not_an_option(override)
     if problems:
         raise ConfigError(problems)

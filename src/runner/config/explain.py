@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.names import did_you_mean, nearest
+from runner.config.names import did_you_mean, nearest, shown
 from runner.config.sources import groups, no_such_option
 
 
@@ -58,7 +58,7 @@ def _missing_key(key: str, override: str, config: Mapping[str, Any]) -> str:
     for depth, part in enumerate(parts):
         if not isinstance(node, Mapping):
             parent = ".".join(parts[:depth])
-            return f"{override}: {parent} is {node!r}, which holds no {part!r}"
+            return f"{override}: {parent} is {shown(node)}, which holds no {part!r}"
         if part not in node:
             added = f" (+{override} hands it to {node['_target_']} all the same)" if "_target_" in node else ""
             return f"{override}: no key {key!r}{_near_key(parts[: depth + 1], node, config)}{added}"

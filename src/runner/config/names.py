@@ -1,7 +1,8 @@
-"""The nearest right name, for messages about a wrong one."""
+"""The nearest right name and the typed form of a value, for messages about wrong ones."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -30,3 +31,9 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     """Names with commas between them, the first `most` of them."""
     every = list(names)
     return ", ".join(every[:most]) + (", ..." if len(every) > most else "")
+
+
+def shown(value: Any) -> str:
+    """A value as one would type it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)

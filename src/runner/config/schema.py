@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.checkpoint.policies import KeepPolicy, SavePolicy
-from runner.config.names import did_you_mean
+from runner.config.names import did_you_mean, shown
 from runner.training.plan import Trainer
 
 T = TypeVar("T")
@@ -37,13 +37,16 @@ class Runtime:
     progress: bool
 
     def __post_init__(self) -> None:
+        problems = []
         kind, colon, index = self.device.partition(":")
         if kind not in DEVICES or (colon and not (kind == "cuda" and index.isdigit())):
-            raise ValueError(f"runtime.device is {self.device!r}; wanted one of {', '.join(DEVICES)}, or cuda:N")
+            problems.append(f"runtime.device is {self.device!r}; wanted one of {', '.join(DEVICES)}, or cuda:N")
         if self.workers < 0:
-            raise ValueError(f"runtime.workers is {self.workers!r}; wanted 0 or more processes")
+            problems.append(f"runtime.workers is {self.workers!r}; wanted 0 or more processes")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"runtime.threads is {self.threads!r}; wanted a whole number from 1, or null")
+            problems.append(f"runtime.threads is {self.threads!r}; wanted a whole number from 1, or null")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 SCHEMAS: Mapping[str, type] = {"trainer": Trainer, "checkpoint": Checkpointing, "runtime": Runtime}
@@ -97,9 +100,3 @@ def _wanted(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     options = typing.get_args(hint) or (hint,)
     return " or ".join(words[option] for option in options if option in words)
-
-
-def shown(value: Any) -> str:
-    """A value as one would type it."""
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.names import did_you_mean, nearest
-from runner.config.schema import shown
+from runner.config.names import did_you_mean, nearest, shown
 
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 GROUP_LEVEL = {"data": ("batch_size", "evaluation_batch_size", "shuffle", "drop_last"), "optimizer": ("groups",)}
@@ -123,7 +122,7 @@ def problems_of(target: TargetNode) -> list[str]:
     problems = [
         f"{path}.{key}: no such key{did_you_mean(str(key), RESERVED, prefix=path + '.')}"
         for key in node
-        if isinstance(key, str) and key.startswith("_") and key.endswith("_") and key not in RESERVED
+        if _is_instruction(key) and key not in RESERVED
     ]
     name = node["_target_"]
     if not isinstance(name, str) or name == "???":
@@ -170,7 +169,12 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 def arguments_of(target: TargetNode) -> dict[str, Any]:
     """The arguments that a node holds for its target, without the runner's own keys of the group."""
     taken_off = GROUP_LEVEL.get(target.group, ()) if target.outermost else ()
-    return {str(key): value for key, value in target.node.items() if key not in RESERVED and key not in taken_off}
+    return {str(key): value for key, value in target.node.items() if not _is_instruction(key) and key not in taken_off}
+
+
+def _is_instruction(key: object) -> bool:
+    """`_target_`, `_partial_` and what looks like them: about the building, not an argument."""
+    return isinstance(key, str) and key.startswith("_") and key.endswith("_")
 
 
 def filled_in(target: TargetNode, parameters: Mapping[str, inspect.Parameter]) -> set[str]:

@@ -1,0 +1,164 @@
+"""Every problem of a config, in the words that the user reads."""
+
+import pytest
+
+from runner.config.check import BUILT, Settings, check
+from runner.config.composing import compose
+from runner.config.fitting import fitted
+from runner.config.places import conf_directory
+from runner.config.sources import Sources
+from runner.errors import ConfigError
+from runner.records import Monitor
+
+
+def checked(*overrides: str) -> tuple[Settings, list[str]]:
+    composition = compose(overrides, sources=Sources(), draw_seed=lambda: 4711)
+    config, notes = fitted(composition, BUILT)
+    return check(config, known_problems=composition.problems), notes
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        checked(*overrides)
+    return list(caught.value.problems)
+
+
+def options(group: str) -> list[str]:
+    return sorted(f"{group}={file.stem}" for file in (conf_directory() / group).glob("*.yaml"))
+
+
+EVERY_OPTION = [
+    option
+    for group in ("objective", "optimizer", "scheduler", "trainer", "checkpoint", "runtime", "observers", "experiment")
+    for option in options(group)
+]
+
+
+@pytest.mark.parametrize("option", [*EVERY_OPTION, *options("debug"), *options("model"), *options("data")])
+def test_every_config_of_conf_composes_and_is_good(option: str) -> None:
+    if option == "observers=tensorboard":
+        pytest.importorskip("tensorboard")
+    # A language model reads its vocabulary from its text.
+    beside = ["data=text", "objective=language_model"] if option == "model=gpt" else []
+    assert checked(option, *beside)[0].name
+
+
+def test_the_settings_are_typed() -> None:
+    settings, notes = checked("seed=null", "trainer.max_steps=7", "checkpoint.keep.best=3")
+    assert settings.name == "digits_mlp" and settings.seed == 4711
+    assert settings.monitor == Monitor("val_loss", "min")
+    assert settings.trainer.max_steps == 7 and settings.trainer.evaluate.every_epochs == 1
+    assert settings.checkpoint.keep.best == 3 and settings.runtime.device == "auto"
+    assert notes == []
+
+
+NO_MONITOR = "type monitor.metric=val_loss monitor.mode=min"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("+trainer.epoch=5", ["trainer.epoch: no such key; did you mean 'trainer.max_epochs'?"]),
+        (
+            "++trainer.evaluate.every=5",
+            ["trainer.evaluate.every: no such key; did you mean 'trainer.evaluate.every_steps'?"],
+        ),
+        (
+            "trainer.max_epochs=x runtime.workers=1.5",
+            [
+                "trainer.max_epochs is 'x'; wanted a whole number or null",
+                "runtime.workers is 1.5; wanted a whole number",
+            ],
+        ),
+        ("trainer.clip_norm=-1", ["trainer.clip_norm is -1.0; wanted a number above 0, or null"]),
+        (
+            "trainer.max_epochs=null",
+            ["trainer.max_epochs, max_steps and max_time are all null; set one of them, or the run would never end"],
+        ),
+        (
+            "checkpoint.keep.best={val_loss:{mode:mn,n:1}}",
+            ["checkpoint.keep.best.val_loss.mode is 'mn'; wanted min or max"],
+        ),
+        ("seed=-1", ["seed is -1; wanted a whole number from 0, or null to have one drawn"]),
+        ("seed=abc", ["seed is 'abc'; wanted a whole number from 0, or null to have one drawn"]),
+        ("name=null", ["name is null; wanted a text"]),
+        ("monitor.mode=low", ["monitor.mode is 'low'; wanted min or max"]),
+        ("+monitor.metrics=x", ["monitor.metrics: no such key; did you mean 'monitor.metric'?"]),
+        ("monitor=val_loss", ["monitor is 'val_loss'; wanted {metric: NAME, mode: min or max}, or null"]),
+        (
+            "+fooo=3",
+            [
+                "fooo: no such key, and no value in the config reads ${fooo}; there is checkpoint, data, model, monitor, "
+                "name, objective, observers, optimizer, runtime, scheduler, seed, trainer"
+            ],
+        ),
+        ("++resume=latest", ["resume: a launch word; type +resume=..."]),
+        ("~model", ["model: nothing to build; type model=OPTION, or model._target_=MODULE.NAME"]),
+        ("model.hidden=???", ["model.hidden: no value yet; type model.hidden=VALUE"]),
+        (
+            "model.hidden='<redacted>'",
+            [
+                "model.hidden: left out when it was saved, because it looks like a secret; type model.hidden=VALUE",
+            ],
+        ),
+        ("+observers.x.every=3", ["observers.x: nothing to build; wanted a section with a _target_"]),
+        (
+            "monitor=null",
+            [
+                f"monitor is null but checkpoint.save.on_improvement is true; {NO_MONITOR}, "
+                "or checkpoint.save.on_improvement=false",
+                f"monitor is null but checkpoint.keep.best is 1; {NO_MONITOR}, or checkpoint.keep.best=null",
+            ],
+        ),
+        (
+            "monitor=null checkpoint.save.on_improvement=false checkpoint.keep.best=null "
+            "trainer.early_stopping.patience=3 scheduler=plateau scheduler.mode=min",
+            [
+                f"monitor is null but trainer.early_stopping.patience is set; {NO_MONITOR}, "
+                "or trainer.early_stopping.patience=null",
+                f"monitor is null but the scheduler waits for a plateau; {NO_MONITOR}, or another scheduler",
+            ],
+        ),
+        (
+            "model._target_=torch.nn.Liner optimizer.lr=abc trainer.epoch=3",
+            [
+                "trainer.epoch=3: no key 'trainer.epoch'; did you mean 'trainer.max_epochs'?",
+                "model._target_=torch.nn.Liner: torch.nn has no 'Liner'; did you mean 'torch.nn.Linear'?",
+                "optimizer.lr is 'abc'; torch.optim.AdamW wants a number",
+            ],
+        ),
+    ],
+)
+def test_every_problem_is_told(overrides: str, expected: list[str]) -> None:
+    assert problems(*overrides.split(" ")) == expected
+
+
+def test_a_top_level_key_that_an_interpolation_reads_is_no_mistake() -> None:
+    assert checked("+width=16", "model.hidden=['${width}',8]")[0].name == "digits_mlp"
+    assert checked("+width.of.layers=16", "+trick=a", "model.hidden=['${oc.select:width.of.layers}']", "name=x${trick}")
+
+
+def test_the_options_arguments_that_a_typed_target_does_not_take_are_left_out() -> None:
+    composition = compose(
+        ["model._target_=torch.nn.Linear", "+model.out_features=10"], sources=Sources(), draw_seed=lambda: 0
+    )
+    config, notes = fitted(composition, BUILT)
+    assert config.resolved["model"] == {"_target_": "torch.nn.Linear", "in_features": 64, "out_features": 10}
+    assert config.composed["model"] == config.resolved["model"]
+    assert len(notes) == 1
+    assert notes[0].startswith("model: torch.nn.Linear does not take hidden, classes, ")
+    assert notes[0].endswith("; left out")
+
+
+def test_a_typed_argument_that_a_typed_target_does_not_take_is_an_error() -> None:
+    assert problems("model._target_=torch.nn.Linear", "+model.out_features=10", "model.hidden=[1]") == [
+        "model.hidden: torch.nn.Linear takes no argument 'hidden'; there is bias, device, dtype, in_features, out_features"
+    ]
+
+
+def test_nested_nodes_and_the_runners_own_keys_are_left_alone_where_they_should_be() -> None:
+    _, notes = checked("objective.loss._target_=torch.nn.MSELoss", "optimizer._target_=torch.optim.Rprop")
+    assert notes == [
+        "objective.loss: torch.nn.MSELoss does not take label_smoothing; left out",
+        "optimizer: torch.optim.Rprop does not take betas, eps, weight_decay, fused; left out",
+    ]
