@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from runner.records import Evaluation, World
+from runner.training.module_state import unchanged
 from runner.training.objective import Objective, to_device
 from runner.training.precision import autocast
-from runner.training.state import TrainState, unchanged
+from runner.training.state import TrainState
 
 PREFIXES = {"validation": "val", "test": "test"}
 
@@ -39,47 +41,57 @@ def evaluate(
 ) -> Evaluation | None:
     """Loss and metrics over `split`, each the sum over its samples divided by their count, over all ranks.
 
-    `weights` is `raw` or `averaged`. Generators, train and eval modes and transient state stay as they were.
-    None if `interrupted()` became true: half an evaluation is none.
+    `weights` is `raw` or `averaged`. Generators, train and eval modes and buffers stay as they were.
+    None if `interrupted()` became true, on any rank: half an evaluation is none.
     """
     start = time.perf_counter()
-    averaged = weights == "averaged" and state.averaged is not None
-    model = state.averaged.module if averaged and state.averaged is not None else state.network
+    model, used = state.network, "raw"
+    if weights == "averaged" and state.averaged is not None:
+        model, used = state.averaged.module, "averaged"
     sums: dict[str, list[Any]] = {name: [0.0, 0.0] for name in ("loss", *objective.metrics)}
-    with unchanged(state.model), torch.no_grad():
-        was_training = model.training
+    broken_off = False
+    with unchanged(model), torch.no_grad():
         model.eval()
-        try:
-            for raw in batches.epoch(0):
-                if interrupted():
-                    return None
-                batch = to_device(raw, state.device)
-                with autocast(precision, state.device):
-                    loss, outputs = objective.loss(model, batch)
-                count = objective.count(batch)
-                _add(sums["loss"], loss.double() if loss.device.type == "cpu" else loss, count, times_count=True)
-                for name, metric in objective.metrics.items():
-                    _add(sums[name], *metric(outputs, batch), times_count=False)
-        finally:
-            model.train(was_training)
-    totals = torch.tensor([[float(total), float(count)] for total, count in sums.values()], dtype=torch.float64)
+        for raw in batches.epoch(0):
+            broken_off = interrupted()
+            if broken_off:
+                break
+            batch = to_device(raw, state.device)
+            with autocast(precision, state.device):
+                loss, outputs = objective.loss(model, batch)
+            count = objective.count(batch)
+            _add(sums["loss"], _precise(loss) * count, count)
+            for name, metric in objective.metrics.items():
+                _add(sums[name], *metric(outputs, batch))
+    rows = [*sums.values(), [broken_off, 0.0]]
+    totals = torch.tensor([[float(total), float(count)] for total, count in rows], dtype=torch.float64)
     if world is not None and world.size > 1:
-        dist.all_reduce(totals)
+        on_device = totals.to(state.device)
+        dist.all_reduce(on_device)
+        totals = on_device.cpu()
+    *totals_of_metrics, (times_broken_off, _) = totals.tolist()
+    if times_broken_off:
+        return None
     prefix = PREFIXES[split]
     metrics = {
         f"{prefix}_{name}": (total / count if count else float("nan"))
-        for name, (total, count) in zip(sums, totals.tolist(), strict=True)
+        for name, (total, count) in zip(sums, totals_of_metrics, strict=True)
     }
     return Evaluation(
         progress=state.progress,
         split=split,
         metrics=metrics,
-        weights="averaged" if averaged else "raw",
+        weights=used,
         improved=split == "validation" and state.improves(metrics),
         seconds=time.perf_counter() - start,
     )
 
 
-def _add(into: list[Any], total: Any, count: Any, *, times_count: bool) -> None:
-    into[0] = into[0] + (total * count if times_count else total)
+def _add(into: list[Any], total: Any, count: Any) -> None:
+    into[0] = into[0] + _precise(total)
     into[1] = into[1] + count
+
+
+def _precise(value: Any) -> Any:
+    """In float64, so that a sum over many batches keeps what the small ones add; MPS has none."""
+    return value.double() if isinstance(value, Tensor) and value.device.type != "mps" else value

@@ -32,19 +32,35 @@ class Objective(Protocol):
 
 
 def num_samples(batch: Any) -> int:
-    """The length of the first dimension of the first tensor in `batch`."""
+    """The length of the first dimension of the first tensor in `batch` that has one."""
+    size = _first_length(batch)
+    if size is None:
+        raise TypeError(
+            f"a batch of {type(batch).__name__} holds no tensor with a dimension, so that its samples cannot be "
+            "counted; wanted tensors (B, ...), alone or in tuples, lists or mappings"
+        )
+    return size
+
+
+def _first_length(batch: Any) -> int | None:
     if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.dim() else 1
-    for value in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
-        if isinstance(value, Tensor | Mapping | list | tuple):
-            return num_samples(value)
-    raise TypeError(f"a batch of {type(batch).__name__} holds no tensor; its samples cannot be counted")
+        return batch.shape[0] if batch.dim() else None
+    values = batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, Mapping) else ()
+    for value in values:
+        length = _first_length(value)
+        if length is not None:
+            return length
+    return None
 
 
 class Supervised:
-    """A loss between `model(x)` and `y`, for batches (x, y)."""
+    """A loss between `model(x)` and `y`, for batches (x, y). `loss` gives the mean over the samples."""
 
     def __init__(self, *, loss: nn.Module, metrics: Mapping[str, Metric]) -> None:
+        if getattr(loss, "reduction", "mean") != "mean":
+            raise ValueError(
+                f"objective.loss has reduction={loss.reduction!r}; wanted 'mean', the mean over the samples"
+            )
         self.criterion = loss
         self.metrics = metrics
 
@@ -76,16 +92,18 @@ class LanguageModel:
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         tokens_BT, targets_BT = batch
         logits_BTC = model(tokens_BT)
-        loss = nn.functional.cross_entropy(
-            logits_BTC.flatten(0, 1), targets_BT.flatten(), ignore_index=self.ignore_index
+        # Not cross_entropy's own mean, which is NaN where no position counts.
+        total = nn.functional.cross_entropy(
+            logits_BTC.flatten(0, 1), targets_BT.flatten(), ignore_index=self.ignore_index, reduction="sum"
         )
-        return loss, logits_BTC
+        return total / (targets_BT != self.ignore_index).sum().clamp(min=1), logits_BTC
 
 
 class ModelLoss:
-    """The loss that the model returns itself: `model(**batch).loss` or `model(**batch)["loss"]`, a mean over samples.
+    """The mean loss over the samples that the model returns itself: an output's `loss`, or the output.
 
-    Batches are mappings of the model's arguments, as Hugging Face models take them; of any other batch, `model(*batch)`.
+    A batch that is a mapping holds the model's arguments by name, as Hugging Face models take them; a list or tuple
+    holds them by position; anything else is the only one.
     """
 
     def __init__(self, *, metrics: Mapping[str, Metric]) -> None:
@@ -95,12 +113,16 @@ class ModelLoss:
         return num_samples(batch)
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
-        outputs = model(**batch) if isinstance(batch, Mapping) else model(*batch)
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else getattr(outputs, "loss", outputs)
+        if isinstance(batch, Mapping):
+            outputs = model(**batch)
+        else:
+            outputs = model(*batch) if isinstance(batch, list | tuple) else model(batch)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", outputs)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise TypeError(
-                f"{type(model).__name__} returned {type(outputs).__name__} without a 0-dim `loss`; objective=model_loss "
-                "wants a model that returns its own loss; use objective=supervised for one that returns scores"
+                f"{type(model).__name__} returned {type(outputs).__name__} without a 0-dim `loss`; "
+                "objective=model_loss wants a model that returns its own loss; use objective=supervised for one that "
+                "returns scores"
             )
         return loss, outputs
 
@@ -121,6 +143,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if callable(getattr(batch, "to", None)):
+        # A packed sequence, a batch of graphs: it knows which of its tensors move.
+        return batch.to(device)
     if isinstance(batch, list | tuple):
         moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)

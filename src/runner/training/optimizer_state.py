@@ -4,12 +4,13 @@ torch numbers parameters in the order they were given; a name says which one is 
 """
 
 import inspect
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
 
 def qualified_name(value: object) -> str:
@@ -34,59 +35,87 @@ def capture(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
         return kind | {"own": optimizer.state_dict()}
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        | {"params": [names[parameter] for parameter in group["params"]]}
-        for group in optimizer.param_groups
+        {key: value for key, value in group.items() if key != "params"} | {"params": params}
+        for group, params in zip(optimizer.param_groups, _names_by_group(optimizer, model), strict=True)
     ]
-    state = {names[parameter]: dict(values) for parameter, values in optimizer.state.items()}
-    return kind | {"groups": groups, "state": state}
+    state = {names[key]: dict(values) for key, values in optimizer.state.items() if isinstance(key, nn.Parameter)}
+    shared = {key: value for key, value in optimizer.state.items() if not isinstance(key, nn.Parameter)}
+    return kind | {"groups": groups, "state": state, "shared": shared}
+
+
+def same_groups(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> bool:
+    """Whether there are as many groups as in `saved`, and no parameter has moved from one to another."""
+    if "own" in saved:
+        return True
+    live = _names_by_group(optimizer, model)
+    then = [group["params"] for group in saved["groups"]]
+    before = {name: i for i, names in enumerate(then) for name in names}
+    return len(live) == len(then) and all(before.get(name, i) == i for i, names in enumerate(live) for name in names)
 
 
 def restore(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
     """Load what `capture` gave into `optimizer`, each tensor with its own dtype; returns a line for what was left out.
 
-    A parameter that the saved optimizer did not have starts without state. Groups are matched by their order where
-    they hold the same parameters, else their settings stay those of the config.
+    A parameter that the saved optimizer did not have starts without state. The groups' settings are restored if no
+    parameter has moved from one group to another, else they stay those of the config.
     """
     if "own" in saved:
         optimizer.load_state_dict(saved["own"])
         return []
     notes = []
-    parameters = dict(model.named_parameters())
-    state: dict[nn.Parameter, Any] = {}
+    if same_groups(optimizer, model, saved):
+        for live, old in zip(optimizer.param_groups, saved["groups"], strict=True):
+            live.update({key: value for key, value in old.items() if key != "params"})
+    else:
+        notes.append("the settings of the optimizer's groups: they hold other parameters now")
+    state, left_out = _state_of(optimizer, model, saved)
+    # As Optimizer.load_state_dict does, but without its cast of every state to the dtype of the parameter.
+    optimizer.__setstate__({"state": state, "param_groups": optimizer.param_groups})
+    return notes + left_out
+
+
+def _state_of(
+    optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]
+) -> tuple[defaultdict[Any, Any], list[str]]:
+    """The saved state keyed by the live parameters, and a line for what has no place."""
+    state: defaultdict[Any, Any] = defaultdict(dict, saved["shared"])
+    then = [name for group in saved["groups"] for name in group["params"]]
+    if isinstance(optimizer, LBFGS) and _names_by_group(optimizer, model) != [then]:
+        return state, ["the optimizer's state: LBFGS keeps one for all parameters together, and they are others now"]
+    notes = []
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    live = {
+        names[parameter]: (parameter, bool(group.get("fused") or group.get("capturable")))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for name, values in saved["state"].items():
-        if name in parameters:
-            state[parameters[name]] = {
-                key: _placed(key, value, parameters[name], optimizer) for key, value in values.items()
+        if name in live:
+            parameter, counts_on_device = live[name]
+            state[parameter] = {
+                key: _placed(value, parameter, on_device=key != "step" or counts_on_device)
+                for key, value in values.items()
             }
         else:
-            notes.append(f"the optimizer's state of {name!r}: the model has no such parameter")
-    names = {parameter: name for name, parameter in parameters.items()}
-    groups = []
-    same = [[names[p] for p in group["params"]] for group in optimizer.param_groups] == [
-        group["params"] for group in saved["groups"]
-    ]
-    if not same:
-        notes.append("the settings of the optimizer's groups: they hold other parameters now")
-    for live, old in zip(optimizer.param_groups, saved["groups"] if same else optimizer.param_groups, strict=True):
-        groups.append({**live, **{key: value for key, value in old.items() if key != "params"}})
-    optimizer.__setstate__({"state": _per_parameter(optimizer, state), "param_groups": groups})
-    return notes
+            notes.append(f"the optimizer's state of {name!r}: it trains no such parameter now")
+    return state, notes
 
 
-def _per_parameter(optimizer: Optimizer, state: dict[nn.Parameter, Any]) -> Any:
-    fresh = type(optimizer.state)(dict)
-    fresh.update(state)
-    return fresh
+def _names_by_group(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
 
 
-def _placed(key: str, value: Any, parameter: nn.Parameter, optimizer: Optimizer) -> Any:
-    """`value` where the optimizer wants it: beside its parameter, but a step count only for fused or capturable ones."""
-    if isinstance(value, torch.Tensor):
-        group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-        if key == "step" and not (group.get("fused") or group.get("capturable")):
-            return value.cpu()
-        return value.to(parameter.device)
-    if isinstance(value, list):
-        return [_placed("", item, parameter, optimizer) for item in value]
+def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
+    """`value` where the optimizer wants it: beside its parameter, or on the CPU."""
+    if isinstance(value, Tensor):
+        value = value.to(parameter.device if on_device else "cpu")
+        if value.shape == parameter.shape and value.stride() != parameter.stride():
+            # In the memory order of its parameter, as it was made: kernels choose their way by it.
+            return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        return value
+    if isinstance(value, Mapping):
+        return {key: _placed(item, parameter, on_device=on_device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_placed(item, parameter, on_device=on_device) for item in value)
     return value

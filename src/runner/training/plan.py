@@ -16,8 +16,12 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _at_least(name: str, value: float | None, least: float) -> None:
-    _require(value is None or value >= least, f"{name} is {value!r}; wanted a number of at least {least}, or null")
+def _at_least(name: str, value: float, least: float) -> None:
+    _require(value >= least, f"{name} is {value!r}; wanted a number of at least {least}")
+
+
+def _at_least_1_or_null(name: str, value: int | None) -> None:
+    _require(value is None or value >= 1, f"{name} is {value!r}; wanted a number of at least 1, or null")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -28,7 +32,7 @@ def seconds_of(value: float | str) -> float:
     """A length of time in seconds: a number as it is, or text as "[hours:]minutes:seconds". Raises ValueError."""
     if isinstance(value, str):
         parts = value.split(":")
-        if not 2 <= len(parts) <= 3 or not all(part.isdigit() for part in parts):
+        if not 2 <= len(parts) <= 3 or not all(part.isdecimal() for part in parts):
             raise ValueError(f'{value!r} is no length of time; wanted seconds or "hours:minutes:seconds"')
         seconds = 0.0
         for part in parts:
@@ -46,8 +50,8 @@ class Evaluate:
     weights: str
 
     def __post_init__(self) -> None:
-        _at_least("trainer.evaluate.every_epochs", self.every_epochs, 1)
-        _at_least("trainer.evaluate.every_steps", self.every_steps, 1)
+        _at_least_1_or_null("trainer.evaluate.every_epochs", self.every_epochs)
+        _at_least_1_or_null("trainer.evaluate.every_steps", self.every_steps)
         _one_of("trainer.evaluate.weights", self.weights, WEIGHTS)
 
     @property
@@ -63,7 +67,7 @@ class EarlyStopping:
     min_delta: float
 
     def __post_init__(self) -> None:
-        _at_least("trainer.early_stopping.patience", self.patience, 1)
+        _at_least_1_or_null("trainer.early_stopping.patience", self.patience)
         _at_least("trainer.early_stopping.min_delta", self.min_delta, 0)
 
 
@@ -75,8 +79,8 @@ class Limits:
     evaluation_batches: int | None
 
     def __post_init__(self) -> None:
-        _at_least("trainer.limits.train_batches", self.train_batches, 1)
-        _at_least("trainer.limits.evaluation_batches", self.evaluation_batches, 1)
+        _at_least_1_or_null("trainer.limits.train_batches", self.train_batches)
+        _at_least_1_or_null("trainer.limits.evaluation_batches", self.evaluation_batches)
 
 
 @dataclass
@@ -100,8 +104,8 @@ class Trainer:
     limits: Limits
 
     def __post_init__(self) -> None:
-        _at_least("trainer.max_epochs", self.max_epochs, 1)
-        _at_least("trainer.max_steps", self.max_steps, 1)
+        _at_least_1_or_null("trainer.max_epochs", self.max_epochs)
+        _at_least_1_or_null("trainer.max_steps", self.max_steps)
         _at_least("trainer.accumulate", self.accumulate, 1)
         _at_least("trainer.log_every", self.log_every, 1)
         _one_of("trainer.precision", self.precision, PRECISIONS)

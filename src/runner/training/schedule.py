@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner.records import Progress
+from runner.training.optimizer_state import qualified_name
 
 
 class Curve(Protocol):
@@ -20,10 +21,17 @@ class Curve(Protocol):
     def factor(self, step: int) -> float: ...
 
 
+def _check_length(total_steps: int) -> None:
+    if total_steps < 1:
+        raise ValueError(f"scheduler.total_steps is {total_steps!r}; wanted at least 1")
+
+
 class Constant:
     """1, after a linear rise over the first `warmup_steps` steps."""
 
     def __init__(self, *, warmup_steps: int) -> None:
+        if warmup_steps < 0:
+            raise ValueError(f"scheduler.warmup_steps is {warmup_steps!r}; wanted at least 0")
         self.warmup_steps = warmup_steps
 
     def factor(self, step: int) -> float:
@@ -36,6 +44,7 @@ class Cosine:
     def __init__(self, *, warmup: float, final: float, total_steps: int) -> None:
         if not 0 <= warmup < 1:
             raise ValueError(f"scheduler.warmup is {warmup!r}; wanted a share of the training, at least 0 and below 1")
+        _check_length(total_steps)
         self.final = final
         self.total_steps = total_steps
         self.warmup_steps = int(warmup * total_steps)
@@ -43,7 +52,7 @@ class Cosine:
     def factor(self, step: int) -> float:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        passed = (min(step, self.total_steps) - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        passed = (min(step, self.total_steps) - self.warmup_steps) / (self.total_steps - self.warmup_steps)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
@@ -51,6 +60,10 @@ class StepDecay:
     """`gamma` to the power of how often `every_epochs` epochs have passed."""
 
     def __init__(self, *, every_epochs: int, gamma: float, steps_per_epoch: int) -> None:
+        if every_epochs < 1 or steps_per_epoch < 1:
+            raise ValueError(
+                f"scheduler.every_epochs is {every_epochs!r} and steps_per_epoch {steps_per_epoch!r}; wanted at least 1"
+            )
         self.gamma = gamma
         self.every_steps = every_epochs * steps_per_epoch
 
@@ -59,11 +72,19 @@ class StepDecay:
 
 
 class OneCycle:
-    """A cosine up from 1 / `start_divisor` over the share `rise`, then one down to 1 / `end_divisor` (arXiv:1708.07120)."""
+    """A cosine up from 1 / `start_divisor` over the share `rise`, then one down to 1 / `end_divisor`.
+
+    As in arXiv:1708.07120.
+    """
 
     def __init__(self, *, rise: float, start_divisor: float, end_divisor: float, total_steps: int) -> None:
         if not 0 < rise < 1:
             raise ValueError(f"scheduler.rise is {rise!r}; wanted a share of the training between 0 and 1")
+        if not (start_divisor > 0 and end_divisor > 0):
+            raise ValueError(
+                f"scheduler.start_divisor is {start_divisor!r} and end_divisor {end_divisor!r}; wanted numbers above 0"
+            )
+        _check_length(total_steps)
         self.start, self.end = 1 / start_divisor, 1 / end_divisor
         self.total_steps = total_steps
         self.top = rise * total_steps
@@ -73,12 +94,15 @@ class OneCycle:
         if at < self.top:
             low, passed = self.start, at / self.top
             return low + (1 - low) * 0.5 * (1 - math.cos(math.pi * passed))
-        low, passed = self.end, (at - self.top) / max(1e-9, self.total_steps - self.top)
+        low, passed = self.end, (at - self.top) / (self.total_steps - self.top)
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 class CurveScheduler:
-    """Sets the learning rates of `optimizer` by a closed form. Its only state is each group's `initial_lr`."""
+    """Sets the learning rates of `optimizer` by a closed form, at the times that `trainer.schedule` says.
+
+    Its state is the step `at` which it did so last; each group holds its own `initial_lr`.
+    """
 
     def __init__(self, optimizer: Optimizer, curve: Curve) -> None:
         self.optimizer = optimizer
@@ -87,8 +111,14 @@ class CurveScheduler:
             group.setdefault("initial_lr", group["lr"])
         self.set(0)
 
+    @property
+    def kind(self) -> str:
+        """The import path of the closed form's class."""
+        return qualified_name(self.curve)
+
     def set(self, step: int) -> None:
         """Set the learning rates for the step after `step` finished ones."""
+        self.at = step
         factor = self.curve.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -96,11 +126,15 @@ class CurveScheduler:
     def step(self, progress: Progress, metric: float | None) -> None:
         self.set(progress.step)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], progress: Progress) -> None:
+    def begin(self, progress: Progress) -> None:
+        """Follow the curve from here on, in place of another scheduler."""
         self.set(progress.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.set(state["at"])
 
 
 class TorchScheduler:
@@ -109,18 +143,28 @@ class TorchScheduler:
     def __init__(self, scheduler: LRScheduler) -> None:
         self.scheduler = scheduler
 
+    @property
+    def kind(self) -> str:
+        """The import path of the scheduler's class."""
+        return qualified_name(self.scheduler)
+
     def step(self, progress: Progress, metric: float | None) -> None:
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            if metric is not None and not math.isnan(metric):
-                self.scheduler.step(metric)
-        else:
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
+        elif metric is not None:
+            # An infinite value would stay the best for ever, or the worst: what is not finite is never better.
+            self.scheduler.step(metric if math.isfinite(metric) else self.scheduler.mode_worse)
+
+    def begin(self, progress: Progress) -> None:
+        """It counts for itself, from 0, as it was built."""
 
     def state_dict(self) -> dict[str, Any]:
         return self.scheduler.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any], progress: Progress) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scheduler.load_state_dict(dict(state))
+        # Its optimizer has stepped, in the attempt before; otherwise torch warns of a wrong order (torch 2.13).
+        vars(self.scheduler.optimizer)["_opt_called"] = True
 
 
 Scheduler = CurveScheduler | TorchScheduler

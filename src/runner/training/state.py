@@ -1,8 +1,7 @@
 """All that the next step depends on, in one place: what a checkpoint holds, and what a resume restores."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from runner.errors import CheckpointError, TrainingError
 from runner.records import Epoch, Evaluation, Monitor, Progress
 from runner.training import generators, optimizer_state
-from runner.training.schedule import Scheduler
+from runner.training.mean_loss import MeanLoss
+from runner.training.module_state import fit_transient, load_transient, transient
+from runner.training.schedule import Scheduler, TorchScheduler
+
+_RATES = ("lr", "initial_lr")
+"""What a scheduler makes of a parameter group when it is built."""
 
 
 @runtime_checkable
@@ -34,36 +38,6 @@ class Best:
     metric: str
     value: float
     step: int
-
-
-class MeanLoss:
-    """The mean loss over the samples since the epoch began; on an accelerator summed up there, without waiting."""
-
-    def __init__(self, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._zero = None if device.type == "cpu" else torch.zeros((), dtype=dtype, device=device)
-        self.clear()
-
-    def clear(self) -> None:
-        self.total: float | Tensor = 0.0 if self._zero is None else self._zero.clone()
-        self.count: float | Tensor = 0 if self._zero is None else self._zero.clone()
-
-    def add(self, loss: float | Tensor, count: float | Tensor) -> None:
-        self.total += loss * count
-        self.count += count
-
-    def value(self) -> float:
-        """The mean; NaN before the first sample. On an accelerator this waits for the device."""
-        count = float(self.count)
-        return float(self.total) / count if count else math.nan
-
-    def state_dict(self) -> dict[str, float]:
-        return {"total": float(self.total), "count": float(self.count)}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.clear()
-        self.total += state["total"]
-        self.count += state["count"]
 
 
 class TrainState:
@@ -94,8 +68,9 @@ class TrainState:
         self.scaler = scaler
         self.averaged: AveragedModel | None = None
         if ema_decay is not None:
-            average = get_ema_multi_avg_fn(ema_decay)
+            average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self._has_transient = bool(transient(model))
         self.monitor = monitor
         self.min_delta = min_delta
         self.progress = Progress()
@@ -117,7 +92,8 @@ class TrainState:
         if self.finite is not None and not bool(self.finite):
             raise TrainingError(
                 f"up to step {self.progress.step}: a loss was not finite; its update was left out and no checkpoint "
-                "holds it. Lower optimizer.lr, set trainer.clip_norm, or leave such steps out with trainer.nonfinite=skip"
+                "holds it. Lower optimizer.lr, set trainer.clip_norm, or leave such steps out with "
+                "trainer.nonfinite=skip"
             )
         self.finite = None
 
@@ -128,12 +104,13 @@ class TrainState:
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether the monitored metric is better than ever before. NaN and missing are never better."""
+        best = None if self.best is None else self.best.value
         return self.monitor is not None and _better(
-            metrics.get(self.monitor.metric, math.nan), self.best and self.best.value, self.monitor.mode, 0.0
+            metrics.get(self.monitor.metric, math.nan), best, self.monitor.mode, 0.0
         )
 
     def take(self, evaluation: Evaluation, *, schedule: bool) -> None:
-        """Note the scores: best so far, early stopping, and, if `schedule`, the scheduler that waits for evaluations."""
+        """Note the scores: best so far, early stopping, and, if `schedule`, a scheduler that waits for scores."""
         self.progress = replace(self.progress, evaluated_step=self.progress.step)
         value = None if self.monitor is None else evaluation.metrics.get(self.monitor.metric)
         if self.monitor is not None and value is not None:
@@ -146,6 +123,14 @@ class TrainState:
         if schedule:
             self.scheduler.step(self.progress, value)
 
+    def average(self) -> None:
+        """Take the weights of the step that was just made into the averaged ones, if there are any."""
+        if self.averaged is None:
+            return
+        if self._has_transient:
+            fit_transient(self.averaged.module, self.model)
+        self.averaged.update_parameters(self.model)
+
     def end_epoch(self, *, seconds: float) -> Epoch:
         """The record of the epoch that has just ended; its mean loss starts anew."""
         record = Epoch(self.progress, self.epoch_loss.value(), self.lr, seconds)
@@ -154,7 +139,8 @@ class TrainState:
 
     def frozen_names(self) -> frozenset[str]:
         """The parameters that the optimizer does not train."""
-        return frozenset(name for name, value in self.model.named_parameters() if not value.requires_grad)
+        named = self.model.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, value in named if not value.requires_grad)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as a tree of plain values and live tensors. Only between steps: raises TrainingError inside one."""
@@ -165,14 +151,18 @@ class TrainState:
             "model": self.model.state_dict(),
             "optimizer": optimizer_state.capture(self.optimizer, self.model),
             "scheduler": {
-                "class": _class_of(self.scheduler),
+                "class": self.scheduler.kind,
                 "state": self.scheduler.state_dict(),
             },
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "averaged": None
             if self.averaged is None
-            else {"model": self.averaged.module.state_dict(), "count": self.averaged.n_averaged},
-            "transient": {name: value for name, value in _transient(self.model)},
+            else {
+                "model": self.averaged.module.state_dict(),
+                "transient": transient(self.averaged.module),
+                "count": self.averaged.n_averaged,
+            },
+            "transient": transient(self.model),
             "progress": asdict(self.progress),
             "epoch_loss": self.epoch_loss.state_dict(),
             "best": None if self.best is None else asdict(self.best),
@@ -188,23 +178,15 @@ class TrainState:
         Model first, generators last: building optimizer state may draw random numbers.
         Raises CheckpointError if the names or shapes of the model differ.
         """
-        notes = []
         load_weights(self.model, saved["model"])
-        notes += self._load_optimizer(saved["optimizer"], reset)
+        load_transient(self.model, saved["transient"], self.device)
         self.progress = Progress(**saved["progress"])
-        if "scheduler" in reset or saved["scheduler"]["class"] != _class_of(self.scheduler):
-            notes.append(f"the scheduler: {saved['scheduler']['class']} was saved, {_class_of(self.scheduler)} starts anew")
-            self.scheduler.load_state_dict(self.scheduler.state_dict(), self.progress)
-        else:
-            self.scheduler.load_state_dict(saved["scheduler"]["state"], self.progress)
+        notes = self._load_optimizer_and_scheduler(saved["optimizer"], saved["scheduler"], reset)
         if self.scaler is not None and saved["scaler"] is not None:
             self.scaler.load_state_dict(saved["scaler"])
         elif (self.scaler is None) != (saved["scaler"] is None):
             notes.append("the gradient scaler: trainer.precision is another than was saved")
         notes += self._load_averaged(saved["averaged"])
-        for name, value in _transient(self.model):
-            if name in saved["transient"]:
-                _set_buffer(self.model, name, saved["transient"][name].to(value.device))
         self.epoch_loss.load_state_dict(saved["epoch_loss"])
         notes += self._load_best(saved)
         for name, part in self.own.items():
@@ -215,11 +197,29 @@ class TrainState:
         notes += generators.restore(saved["generators"])
         return notes
 
-    def _load_optimizer(self, saved: Mapping[str, Any], reset: frozenset[str]) -> list[str]:
+    def _load_optimizer_and_scheduler(
+        self, optimizer: Mapping[str, Any], scheduler: Mapping[str, Any], reset: frozenset[str]
+    ) -> list[str]:
+        as_built = [{key: group[key] for key in _RATES if key in group} for group in self.optimizer.param_groups]
+        kept, notes = False, []
         live = optimizer_state.qualified_name(self.optimizer)
-        if "optimizer" in reset or saved["class"] != live:
-            return [f"the optimizer's state: {saved['class']} was saved, {live} starts anew"]
-        return optimizer_state.restore(self.optimizer, self.model, saved)
+        if "optimizer" in reset or optimizer["class"] != live:
+            notes.append(f"the optimizer's state: {optimizer['class']} was saved, {live} starts anew")
+        else:
+            kept = optimizer_state.same_groups(self.optimizer, self.model, optimizer)
+            notes += optimizer_state.restore(self.optimizer, self.model, optimizer)
+        if "scheduler" in reset or scheduler["class"] != self.scheduler.kind:
+            notes.append(f"the scheduler: {scheduler['class']} was saved, {self.scheduler.kind} starts anew")
+        elif isinstance(self.scheduler, TorchScheduler) and not kept:
+            # It goes on from the groups' learning rates, and these are not those that it left.
+            notes.append(f"the scheduler: {self.scheduler.kind} starts anew, as the optimizer's groups do")
+        else:
+            self.scheduler.load_state_dict(scheduler["state"])
+            return notes
+        for group, rates in zip(self.optimizer.param_groups, as_built, strict=True):
+            group.update(rates)
+        self.scheduler.begin(self.progress)
+        return notes
 
     def _load_averaged(self, saved: Mapping[str, Any] | None) -> list[str]:
         if self.averaged is None:
@@ -227,8 +227,10 @@ class TrainState:
         if saved is None:
             # They begin at the restored weights, not at the random ones the model was built with.
             self.averaged.module.load_state_dict(self.model.state_dict())
+            load_transient(self.averaged.module, transient(self.model), self.device)
             return ["the averaged weights: the checkpoint has none; they start from the raw ones"]
         load_weights(self.averaged.module, saved["model"])
+        load_transient(self.averaged.module, saved["transient"], self.device)
         self.averaged.n_averaged.copy_(saved["count"])
         return []
 
@@ -240,11 +242,6 @@ class TrainState:
         self.stopping_best = saved["early_stopping"]["best"]
         self.waited = saved["early_stopping"]["waited"]
         return []
-
-
-def _class_of(scheduler: Scheduler) -> str:
-    inner = getattr(scheduler, "curve", None) or getattr(scheduler, "scheduler", None)
-    return optimizer_state.qualified_name(inner)
 
 
 def _better(value: float, than: float | None, mode: str, margin: float) -> bool:
@@ -272,32 +269,3 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             "use the model config that it was saved with"
         )
     model.load_state_dict(saved)
-
-
-def _transient(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Buffers that `state_dict` leaves out: the state of a recurrence, say."""
-    for prefix, module in model.named_modules():
-        for name in sorted(module._non_persistent_buffers_set):
-            value = module._buffers.get(name)
-            if value is not None:
-                yield (f"{prefix}.{name}" if prefix else name), value
-
-
-def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    model.get_submodule(path)._buffers[leaf] = value
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Whatever runs inside, generators, train and eval modes and transient state are afterwards as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    transient = [(name, value.clone()) for name, value in _transient(model)]
-    try:
-        with generators.untouched():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for name, value in transient:
-            _set_buffer(model, name, value)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from runner.errors import TrainingError
 from runner.records import Progress, Step, World
+from runner.training.module_state import in_eval_mode, put_in_train_mode
 from runner.training.objective import Objective, num_samples, to_device
 from runner.training.optimizer_state import needs_closure
 from runner.training.plan import Trainer
@@ -43,14 +44,16 @@ def steps(
 ) -> Iterator[Step]:
     """Take steps from where `state` stands, without end; the caller leaves when its limits are reached.
 
+    The model is put in train mode, but submodules that are in eval mode now stay in it, as frozen batch norms must.
     Raises TrainingError if the loss is not finite and `plan.nonfinite` is `stop`, or nothing but skipped steps is left.
     """
     take = _Stepper(state, objective, plan, world or World())
     skipped = 0
+    frozen = in_eval_mode(state.network)
+    put_in_train_mode(state.network, frozen)
     while True:
         at = state.progress
         empty = True
-        state.network.train()
         for window, ends_epoch in _windows(state, batches, plan.accumulate):
             empty = False
             step = take(window, ends_epoch)
@@ -62,19 +65,24 @@ def steps(
                 )
             yield step
             if not state.network.training:
-                state.network.train()
+                put_in_train_mode(state.network, frozen)
         if empty and at.batch == 0:
             raise TrainingError(f"epoch {at.epoch}: the training data gave no batch")
         if empty:
-            # The checkpoint was taken at the end of data whose length was not known then.
+            # Nothing is left of the epoch: trainer.limits or the data have become shorter since the checkpoint.
             state.progress = replace(at, epoch=at.epoch + 1, batch=0)
+            state.epoch_loss.clear()
+            if plan.schedule == "epoch":
+                state.scheduler.step(state.progress, None)
 
 
 def _windows(state: TrainState, batches: Batches, accumulate: int) -> Iterator[tuple[list[Any], bool]]:
     """Windows of the unfinished epoch, and whether each is its last."""
     done, total = state.progress.batch, batches.num_batches
+    # What a checkpoint must hold is the position after the last finished step, however far the data were read since,
+    # or have failed. Batches whose position is just a number have no state.
+    state.batches_state = batches.state_dict() or None
     source = batches.epoch(state.progress.epoch, done)
-    state.batches_state = None
     if total is None:
         yield from _windows_of_unknown_length(state, batches, source, accumulate)
         return
@@ -83,6 +91,8 @@ def _windows(state: TrainState, batches: Batches, accumulate: int) -> Iterator[t
         window.append(batch)
         done += 1
         if len(window) == accumulate or done == total:
+            if state.batches_state is not None:
+                state.batches_state = batches.state_dict()
             yield window, done == total
             window = []
 
@@ -90,10 +100,7 @@ def _windows(state: TrainState, batches: Batches, accumulate: int) -> Iterator[t
 def _windows_of_unknown_length(
     state: TrainState, batches: Batches, source: Iterator[Any], accumulate: int
 ) -> Iterator[tuple[list[Any], bool]]:
-    """Whether an epoch of unknown length ends shows only when more is asked for.
-
-    What a checkpoint must hold is the position before that.
-    """
+    """Whether an epoch of unknown length ends shows only when more is asked for."""
     window = list(islice(source, accumulate))
     while window:
         position = batches.state_dict()
@@ -135,8 +142,7 @@ class _Stepper:
             before.evaluated_step,
         )
         if made:
-            if state.averaged is not None:
-                state.averaged.update_parameters(state.model)
+            state.average()
             state.epoch_loss.add(loss, total)
         if (plan.schedule == "step" and made) or (plan.schedule == "epoch" and ends_epoch):
             state.scheduler.step(progress, None)
@@ -150,9 +156,10 @@ class _Stepper:
     def _counted(self, window: list[Any]) -> tuple[list[Any], Any, int]:
         """The loss's count of each batch, their total and the number of samples, the last two over all ranks."""
         counts = [self.objective.count(batch) for batch in window]
-        total, samples = sum(counts), sum([num_samples(batch) for batch in window])
+        total: Any = sum(counts)
+        samples = sum([num_samples(batch) for batch in window])
         if not self.alone:
-            both = torch.tensor([float(total), float(samples)], dtype=torch.float64)
+            both = torch.tensor([float(total), float(samples)], dtype=torch.float64, device=self.state.device)
             dist.all_reduce(both)
             total, samples = float(both[0]), int(both[1])
         return counts, total, samples
@@ -167,17 +174,25 @@ class _Stepper:
         for batch, count in zip(window, counts, strict=True):
             with self.autocast:
                 loss, _ = self.objective.loss(network, batch)
-            share = loss if self.alone and len(window) == 1 else loss * (count / total)
+            share = loss if self.alone and len(window) == 1 else loss * _part(count, total)
             (share if scaler is None else scaler.scale(share)).backward()
             whole = share.detach() if whole is None else whole + share.detach()
         if whole is None:
             raise TrainingError(f"epoch {state.progress.epoch}: a window without a batch")
         if not self.alone:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
+            self._sum_gradients()
             dist.all_reduce(whole)
         return whole
+
+    def _sum_gradients(self) -> None:
+        """Sum the gradients over all ranks. One that no rank has stays None, so that its parameter is left alone."""
+        has = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32, device=self.state.device)
+        dist.all_reduce(has)
+        for parameter, ranks in zip(self.parameters, has.tolist(), strict=True):
+            if ranks:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
 
     def _step(self, window: list[Any], counts: list[Any], total: Any) -> tuple[float | Tensor, Tensor | None, bool]:
         """Take the step; returns loss, gradient norm, and whether the parameters were updated."""
@@ -187,13 +202,13 @@ class _Stepper:
             scaler.unscale_(optimizer)
         norm = self._clip()
         if self.gated:
-            self._gated_step(device_loss)
+            self._gated_step(device_loss if norm is None else device_loss + norm)
             return device_loss, norm, True
         loss = device_loss.item()
         # A scaler expects gradients that are not finite, and leaves such a step out by itself.
         if not math.isfinite(loss) or (norm is not None and scaler is None and not math.isfinite(norm)):
             if self.plan.nonfinite == "stop":
-                raise self._nonfinite(loss)
+                raise self._nonfinite(loss, norm)
             if scaler is not None:
                 scaler.update()
             return loss, norm, False
@@ -205,10 +220,10 @@ class _Stepper:
         scaler.update()
         return loss, norm, scaler.get_scale() >= scale
 
-    def _gated_step(self, loss: Tensor) -> None:
+    def _gated_step(self, watched: Tensor) -> None:
         """Step without waiting for the device: the fused kernels leave the parameters alone where `found_inf` is 1."""
         state = self.state
-        finite = torch.isfinite(loss)
+        finite = torch.isfinite(watched)
         state.finite = finite if state.finite is None else state.finite & finite
         optimizer: Any = state.optimizer
         optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
@@ -223,7 +238,7 @@ class _Stepper:
             loss = self._backward(window, counts, total)
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
-                raise self._nonfinite(losses[-1])
+                raise self._nonfinite(losses[-1], None)
             self._clip()
             return loss
 
@@ -235,10 +250,21 @@ class _Stepper:
             return None
         return torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
 
-    def _nonfinite(self, loss: float) -> TrainingError:
+    def _nonfinite(self, loss: float, norm: Tensor | None) -> TrainingError:
         at = self.state.progress
-        return TrainingError(
-            f"step {at.step + 1} (epoch {at.epoch}, batch {at.batch}): the loss is {loss} or its gradients are not "
-            "finite; no checkpoint holds this step. Lower optimizer.lr, set trainer.clip_norm, or leave such steps out "
-            "with trainer.nonfinite=skip"
+        what = (
+            f"the loss is {loss}" if norm is None or not math.isfinite(loss) else f"the gradient norm is {norm.item()}"
         )
+        advice = "Lower optimizer.lr, or set trainer.clip_norm"
+        if not self.closure:
+            advice = "Lower optimizer.lr, set trainer.clip_norm, or leave such steps out with trainer.nonfinite=skip"
+        return TrainingError(
+            f"step {at.step + 1} (epoch {at.epoch}, batch {at.batch}): {what}; no checkpoint holds this step. {advice}"
+        )
+
+
+def _part(count: Any, total: Any) -> Any:
+    """Which part of the window's loss a batch's is; none where nothing in the window counts."""
+    if isinstance(total, Tensor):
+        return count / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return count / total if total else 0.0
