@@ -94,6 +94,7 @@ def parse(overrides: Sequence[str], loader: ConfigLoaderImpl, *, sweep: bool = F
         except (OverrideParseException, HydraException) as error:
             problems.append(_unreadable(text, error))
             continue
+        override.config_loader = loader
         parsed.append(override)
         if override.is_sweep_override() and not sweep:
             problems.append(

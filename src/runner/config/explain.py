@@ -61,7 +61,8 @@ def _missing_key(key: str, override: str, config: Mapping[str, Any]) -> str:
             return f"{override}: {parent} is {shown(node)}, which holds no {part!r}"
         if part not in node:
             added = f" (+{override} hands it to {node['_target_']} all the same)" if "_target_" in node else ""
-            return f"{override}: no key {key!r}{_near_key(parts[: depth + 1], node, config)}{added}"
+            wrong = ".".join(parts[: depth + 1])
+            return f"{override}: no key {wrong!r}{_near_key(parts[: depth + 1], node, config)}{added}"
         node = node[part]
     return f"{override}: no key {key!r}"
 
