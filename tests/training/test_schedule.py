@@ -138,7 +138,7 @@ def sequential(optimizer: Optimizer) -> LRScheduler:
 
 SCHEDULERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
     "lambda": lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (1 + step)),
-    "linear": lambda optimizer: LinearLR(optimizer, start_factor=0.1, total_iters=6),
+    "linear": lambda optimizer: LinearLR(optimizer, start_factor=0.1, total_iters=15),
     "sequential": sequential,
     "one_cycle": lambda optimizer: OneCycleLR(optimizer, max_lr=[0.5, 0.05], total_steps=20),
     "warm_restarts": lambda optimizer: CosineAnnealingWarmRestarts(optimizer, T_0=3, T_mult=2),
