@@ -135,9 +135,7 @@ def train(
         min_delta=0.0,
         network=None if network is None else network(built),
     )
-    batches = make_batches(
-        dataset(), batch_size=batch_size, shuffle=shuffle, drop_last=False, seed=5, workers=workers
-    )
+    batches = make_batches(dataset(), batch_size=batch_size, shuffle=shuffle, drop_last=False, seed=5, workers=workers)
     if batches.state_dict():
         state.own["batches"] = batches
     supervised = Supervised(loss=nn.CrossEntropyLoss(), metrics={"accuracy": Accuracy()})
@@ -150,9 +148,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     found = [] if values == other_values else [f"{key}" for key in values if values[key] != other_values.get(key)]
     found += sorted(tensors.keys() ^ other_tensors.keys())
     return found + [
-        name
-        for name in tensors.keys() & other_tensors.keys()
-        if _bytes(tensors[name]) != _bytes(other_tensors[name])
+        name for name in tensors.keys() & other_tensors.keys() if _bytes(tensors[name]) != _bytes(other_tensors[name])
     ]
 
 

@@ -6,7 +6,6 @@ import torch
 from runner.training.mean_loss import MeanLoss
 
 
-# On an accelerator the sums are tensors; "meta" has no values, so that waiting for one would raise.
 @pytest.mark.parametrize("counts", [(4, 2), (torch.tensor(4), torch.tensor(2))])
 def test_the_mean_is_over_samples_not_over_batches(counts: tuple[int, int]) -> None:
     mean = MeanLoss(torch.device("cpu"))
@@ -30,6 +29,7 @@ def test_it_is_restored_and_cleared() -> None:
 
 
 def test_adding_on_an_accelerator_does_not_wait_for_it() -> None:
+    # It has no values, so that waiting for one would raise.
     device = torch.device("meta")
     mean = MeanLoss(device)
     mean.add(torch.ones((), device=device), 4)

@@ -127,8 +127,8 @@ def test_a_model_that_returns_no_loss_is_refused(form: str, returned: str) -> No
     with pytest.raises(TypeError) as caught:
         ModelLoss(metrics={}).loss(Own(form), (torch.ones(2),))
     assert str(caught.value) == (
-        f"Own returned {returned} without a 0-dim `loss`; objective=model_loss wants a model that returns its own loss; "
-        "use objective=supervised for one that returns scores"
+        f"Own returned {returned} without a 0-dim `loss`; objective=model_loss wants a model that returns its own "
+        "loss; use objective=supervised for one that returns scores"
     )
 
 

@@ -34,9 +34,7 @@ def groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def with_dropout_and_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES)
-    )
+    return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
 
 
 class Tied(nn.Module):
@@ -188,7 +186,7 @@ def test_a_training_that_is_stopped_anywhere_goes_on_exactly(case: str, train: T
 
 def test_a_scaler_skips_what_is_not_finite_and_that_is_what_is_resumed(train: Train) -> None:
     taken = train(**CASES["fp16_skipping"]).advance(STEPS)
-    assert [step.skipped for step in taken][0]
+    assert taken[0].skipped
     assert taken[0].progress.step == 0
     assert taken[0].progress.batch == 1
 
@@ -249,8 +247,8 @@ def test_weights_that_do_not_fit_are_named() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(nn.Linear(2, 3), {"weight": torch.zeros(4, 2), "scale": torch.zeros(1)})
     assert str(caught.value) == (
-        "the checkpoint's weights do not fit Linear: missing: bias; unknown: scale; weight: saved (4, 2), wanted (3, 2); "
-        "use the model config that it was saved with"
+        "the checkpoint's weights do not fit Linear: missing: bias; unknown: scale; weight: saved (4, 2), "
+        "wanted (3, 2); use the model config that it was saved with"
     )
 
 
@@ -307,7 +305,8 @@ def test_another_curve_is_followed_from_the_step_that_was_reached(train: Train) 
     again = train(scheduler=decay)
     notes = again.state.load_state_dict(saved.saved())
     assert notes == [
-        "the scheduler: torch.optim.lr_scheduler.ExponentialLR was saved, runner.training.schedule.StepDecay starts anew"
+        "the scheduler: torch.optim.lr_scheduler.ExponentialLR was saved, "
+        "runner.training.schedule.StepDecay starts anew"
     ]
     assert again.state.lr == pytest.approx(0.01)
 
@@ -427,5 +426,3 @@ def test_names_are_those_of_the_model_where_it_is_compiled(train: Train, differe
         again = train()
         assert again.state.load_state_dict(compiled.saved()) == []
         assert differences(again.saved(), compiled.saved()) == []
-
-
