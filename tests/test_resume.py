@@ -94,7 +94,7 @@ def killed_at(launch, directory: Path, kind: str, step: int, number: int, more: 
     return launch([*EXPERIMENT, *killer, *more], directory)
 
 
-# An epoch has 10 batches, so 4 steps, the last of one batch only. Saved every 3 steps and every epoch: 3, 4, 6, 8, 9, 12.
+# An epoch has 10 batches, so 4 steps, the last of one batch only. Saved are steps 3, 4, 6, 8, 9 and 12.
 @pytest.mark.parametrize(
     ("kind", "step", "workers"),
     [

@@ -48,9 +48,10 @@ class Attempt:
         words: Words,
         resumption: Resumption | None,
         console: Console,
+        software: Mapping[str, Any],
     ) -> None:
         self.config, self.settings, self.run, self.number = config, settings, run, number
-        self.words, self.resumption, self.console = words, resumption, console
+        self.words, self.resumption, self.console, self.software = words, resumption, console, software
         self.began = time.monotonic()
         self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
         self.training: Training | None = None
@@ -77,7 +78,9 @@ class Attempt:
         settings, console = self.settings, self.console
         typed = self.config.overrides if self.resumption is None else self.resumption.overrides
         report.start(console, settings.name, self.run.path, self.config.resolved, typed)
+        code = self.run.code / f"{self.number:03d}"
         with ExitStack() as ending:
+            ending.enter_context(provenance.kept_git(code))
             training = build(self.config.resolved, settings, seed=settings.seed)
             ending.callback(training.close)
             self.training = training
@@ -89,8 +92,7 @@ class Attempt:
             )
             facts = self._facts(training)
             restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
-            code = provenance.keep_code(self.run.code / f"{self.number:03d}")
-            ending.callback(code.join)
+            provenance.keep_source(code)
             stop = self._train(training, store, restored, facts, signals, ending)
         report.end(
             console,
@@ -194,7 +196,7 @@ class Attempt:
     def _facts(self, training: Training) -> dict[str, Any]:
         """What a checkpoint's manifest says about where it comes from."""
         code = {"code": f"code/{self.number:03d}", "attempt": self.number, "data": training.data.fingerprint}
-        return provenance.software() | provenance.hardware(training.state.device) | code
+        return {**self.software, **provenance.hardware(training.state.device), **code}
 
     def _observers(self) -> dict[str, Observer]:
         made: dict[str, Observer] = {"progress": ProgressDisplay(self.console, bar=self.settings.runtime.progress)}

@@ -1,13 +1,13 @@
 """Where a run comes from: versions, machine, git commit, and the user's own source, kept once an attempt.
 
 code/001/          of attempt 1; never imported by loading
-  git.json         commit, branch, whether the tree differed from it
-  git.diff         how, up to 1 MiB
+  git.commit       what was checked out in the directory of the launch
+  git.status       what differed from it: `git status --porcelain`
+  git.diff         and how: `git diff HEAD`, its first MiB
   source/          the user's own modules that the run has imported
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import torch
 
 LARGEST_DIFF = 1 << 20
 LARGEST_SOURCE = 1 << 20
+LONGEST_WAIT = 60.0
+"""Seconds that the end of a run waits for git."""
 _PACKAGES = ("runner", "torch", "numpy", "hydra-core", "omegaconf")
 
 
@@ -57,46 +60,57 @@ def _version(package: str) -> str | None:
 
 def git_commit(directory: Path) -> str | None:
     """The commit that is checked out in `directory`; None outside a repository or without git."""
-    return _git(directory, "rev-parse", "HEAD")
-
-
-def keep_code(into: Path) -> threading.Thread:
-    """Write git's state and the user's source under `into`, beside the training; join the thread before the end."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name != "__mp_main__"]
-    files = [Path(file) for module in modules if (file := getattr(module, "__file__", None))]
-    main = sys.modules.get("__main__")
-    thread = threading.Thread(
-        target=_keep, args=(into, Path.cwd(), files, getattr(main, "__file__", None)), name="runner-code", daemon=True
-    )
-    thread.start()
-    return thread
-
-
-def _keep(into: Path, directory: Path, files: list[Path], main: str | None) -> None:
     try:
-        into.mkdir(parents=True, exist_ok=True)
-        commit = git_commit(directory)
-        if commit is not None:
-            status = _git(directory, "status", "--porcelain") or ""
-            facts = {
-                "commit": commit,
-                "branch": _git(directory, "rev-parse", "--abbrev-ref", "HEAD"),
-                "clean": not status,
-            }
-            (into / "git.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            if status:
-                diff = (_git(directory, "diff", "--binary", "HEAD") or "").encode("utf-8", "surrogateescape")
-                (into / "git.diff").write_bytes(diff[:LARGEST_DIFF])
-        for file in _own_sources(files, directory, main):
-            target = into / "source" / file.resolve().relative_to(directory.resolve())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=directory, env=_quiet(), capture_output=True, text=True, check=False
+        )
     except OSError:
-        # A record for later readers; a disk that cannot take it will say so at the next checkpoint.
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@contextmanager
+def kept_git(into: Path) -> Iterator[None]:
+    """Let git write the state of the current directory under `into` while the training inside goes on.
+
+    As processes of their own, not from a thread: one that starts a process while the loop forks its workers waits for
+    those to end.
+    """
+    commit = git_commit(Path.cwd())
+    if commit is None:
+        yield
         return
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "git.commit").write_text(f"{commit}\n", encoding="utf-8")
+    wanted = {"git.status": "git status --porcelain", "git.diff": f"git diff HEAD | head -c {LARGEST_DIFF}"}
+    writing = []
+    for name, command in wanted.items():
+        with (into / name).open("wb") as file:
+            writing.append(
+                subprocess.Popen(["sh", "-c", command], stdout=file, stderr=subprocess.DEVNULL, env=_quiet())
+            )
+    try:
+        yield
+    finally:
+        for process in writing:
+            try:
+                process.wait(timeout=LONGEST_WAIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _own_sources(files: list[Path], directory: Path, main: str | None) -> list[Path]:
+def keep_source(into: Path) -> None:
+    """Copy the user's own modules that have been imported by now to `into`/source."""
+    directory = Path.cwd()
+    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    for file in _own_sources(files, directory):
+        target = into / "source" / file.resolve().relative_to(directory.resolve())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _own_sources(files: list[Path], directory: Path) -> list[Path]:
     """The python files among `files` that lie under `directory` and in no environment or installed package."""
     root = directory.resolve()
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -104,26 +118,13 @@ def _own_sources(files: list[Path], directory: Path, main: str | None) -> list[P
     found = []
     for file in files:
         path = file.resolve()
-        inside = path.is_relative_to(root) and path.suffix == ".py" and str(file) != main
+        inside = path.is_relative_to(root) and path.suffix == ".py"
         foreign = path.is_relative_to(package) or any(path.is_relative_to(place) for place in installed)
         if inside and not foreign and path.is_file() and path.stat().st_size <= LARGEST_SOURCE:
             found.append(file)
     return found
 
 
-def _git(directory: Path, *arguments: str) -> str | None:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+def _quiet() -> dict[str, str]:
+    """An environment in which git takes no lock that the user's own git might want."""
+    return os.environ | {"GIT_OPTIONAL_LOCKS": "0"}

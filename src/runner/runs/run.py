@@ -113,9 +113,10 @@ def execute(
             report.nothing_to_do(console, done, directory=run.path, step=resumption.checkpoint.step)
             best = resumption.checkpoint.state()["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
-        number = run.begin_attempt(_facts(config, settings, resumption))
+        versions = software()
+        number = run.begin_attempt({**_facts(config, settings, resumption), **versions})
         write_hydra_files(run, number, config)
-        attempt = Attempt(config, settings, run, number, words, resumption, console)
+        attempt = Attempt(config, settings, run, number, words, resumption, console, versions)
         try:
             with process_settings(settings.runtime, deterministic=settings.trainer.deterministic), caught() as signals:
                 stop = attempt.carry_out(signals)
@@ -150,7 +151,6 @@ def _facts(config: Config, settings: Settings, resumption: Resumption | None) ->
         "overrides": redact_overrides(config.overrides),
         "pid": os.getpid(),
         "threads": settings.runtime.threads,
-        **software(),
         "resumed_from": None if resumption is None else resumption.checkpoint.path.name,
         "differences": [] if resumption is None else [asdict(difference) for difference in resumption.differences],
     }
