@@ -11,10 +11,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from runner.data.tensors import Tensors
 from runner.errors import TrainingError
-from runner.records import Progress
+from runner.records import Progress, World
 from runner.training.objective import LanguageModel
 from runner.training.schedule import Constant, CurveScheduler
-from runner.training.steps import steps
+from runner.training.steps import _Stepper, steps
 
 FEATURES, CLASSES = 6, 3
 Train = Callable[..., Any]
@@ -188,6 +188,53 @@ def test_after_a_hundred_skipped_steps_in_a_row_it_gives_up(train: Train) -> Non
         "or look at the data"
     )
     assert training.state.progress.step == 0
+
+
+def gated(training: Any) -> _Stepper:
+    """Steps as on an accelerator, where a look at the loss waits. The CPU's fused kernels know the gate too."""
+    stepper = _Stepper(training.state, training.objective, training.plan, World())
+    assert not stepper.gated
+    stepper.gated = True
+    return stepper
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_gated_step_is_the_same_step(train: Train, kind: Any, clip_norm: float | None) -> None:
+    settings = {
+        "optimizer": lambda model: kind(model.parameters(), lr=0.1, fused=True),
+        "clip_norm": clip_norm,
+        "log_every": 2,
+    }
+    one, other = train(**settings), train(**settings)
+    stepper = gated(one)
+    taken = [stepper([batch], False) for batch in islice(one.batches.epoch(0), 2)]
+    expected = other.advance(2)
+    assert unchanged(one, parameters(other))
+    assert [step.loss for step in taken] == [None, expected[1].loss]
+    assert [step.grad_norm for step in taken] == [None, expected[1].grad_norm]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_gated_step_that_is_not_finite_is_left_out_and_found_before_a_save(
+    train: Train, kind: Any, what: str
+) -> None:
+    training = train(
+        optimizer=lambda model: kind(model.parameters(), lr=0.1, fused=True),
+        log_every=3,
+        **({"dataset": poisoned(0), "shuffle": False} if what == "loss" else {"model": Steep, "clip_norm": 1.0}),
+    )
+    stepper, before = gated(training), parameters(training)
+    stepping = training.batches.epoch(0)
+    assert stepper([next(stepping)], False).loss is None
+    assert unchanged(training, before)
+    stepper([next(stepping)], False)
+    message = "a loss was not finite; its update was left out and no checkpoint holds it"
+    with pytest.raises(TrainingError, match=f"up to step 2: {message}"):
+        training.state.state_dict()
+    with pytest.raises(TrainingError, match=f"up to step 3: {message}"):
+        stepper([next(stepping)], True)
 
 
 def lbfgs(model: nn.Module) -> Optimizer:
