@@ -88,8 +88,8 @@ NO_MONITOR = "type monitor.metric=val_loss monitor.mode=min"
         (
             "+fooo=3",
             [
-                "fooo: no such key, and no value in the config reads ${fooo}; there is checkpoint, data, model, monitor, "
-                "name, objective, observers, optimizer, runtime, scheduler, seed, trainer"
+                "fooo: no such key, and no value in the config reads ${fooo}; there is checkpoint, data, model, "
+                "monitor, name, objective, observers, optimizer, runtime, scheduler, seed, trainer"
             ],
         ),
         ("++resume=latest", ["resume: a launch word; type +resume=..."]),
@@ -152,7 +152,8 @@ def test_the_options_arguments_that_a_typed_target_does_not_take_are_left_out() 
 
 def test_a_typed_argument_that_a_typed_target_does_not_take_is_an_error() -> None:
     assert problems("model._target_=torch.nn.Linear", "+model.out_features=10", "model.hidden=[1]") == [
-        "model.hidden: torch.nn.Linear takes no argument 'hidden'; there is bias, device, dtype, in_features, out_features"
+        "model.hidden: torch.nn.Linear takes no argument 'hidden'; "
+        "there is bias, device, dtype, in_features, out_features"
     ]
 
 

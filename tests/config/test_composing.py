@@ -42,12 +42,14 @@ def problems(*overrides: str) -> list[str]:
         ("~trainer.foo", ["~trainer.foo: nothing to leave out; did you mean '~trainer'?"]),
         ("experiment=null", ["experiment=null: a group has no option null; type ~experiment to leave it out"]),
         ("trainer=[1,2]", ["trainer=[1,2]: trainer is a group; type trainer=OPTION, or trainer.KEY=VALUE"]),
+        ("model=???", ["model: no option chosen; type model=OPTION, one of cnn, gpt, mlp"]),
         ("trainer=3", ["trainer=3: trainer is a group; type trainer=OPTION, or trainer.KEY=VALUE"]),
         ("optimizer", ["optimizer: no override; type KEY=VALUE"]),
         (
             "optimizer.lr=1,2",
             [
-                "optimizer.lr=1,2: several values; add -m to sweep over them, or type [a,b] for a list, or quote the value"
+                "optimizer.lr=1,2: several values; add -m to sweep over them, "
+                "or type [a,b] for a list, or quote the value"
             ],
         ),
         (

@@ -33,6 +33,7 @@ GITHUB = "ghp_" + "a1B2" * 9
         ("token", None, False),
         ("token", "???", False),
         ("token", "${oc.env:TOKEN}", False),
+        ("token", "${oc.env:TOKEN,sk-abcdefghabcdefgh}", True),
         ("url", "https://example.org/a@b", False),
         ("lr", "1e-3", False),
     ],

@@ -59,10 +59,10 @@ def test_flags_may_stand_anywhere(argv: list[str], flags: list[str], overrides: 
 
 @pytest.mark.parametrize("argv", [["--experimental-rerun", "x.pickle"], ["--experimental-rerun=x.pickle"]])
 def test_the_flag_that_unpickles_a_file_is_refused(argv: list[str]) -> None:
-    with pytest.raises(ConfigError, match="executes what is pickled in its file; use [+]resume=RUN"):
+    with pytest.raises(ConfigError, match=r"executes what is pickled in its file; use [+]resume=RUN"):
         split_flags(argv)
 
 
 def test_a_flag_without_its_value_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--cfg: no value; type --cfg VALUE"):
+    with pytest.raises(ConfigError, match=r"--cfg: no value; type --cfg VALUE"):
         split_flags(["--cfg"])

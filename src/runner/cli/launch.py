@@ -6,6 +6,7 @@ Flags that only show something go straight to Hydra and import no torch.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,9 +31,14 @@ _SHOWING = ("--hydra-help", "--version", "--cfg", "--info", "--shell-completion"
 
 def main() -> None:
     """The console script."""
-    # A user's own module beside his configs can be named; appended, so that nothing installed is shadowed.
-    sys.path.append(str(Path.cwd()))
+    _import_from_here()
     sys.exit(launch(sys.argv[1:]))
+
+
+def _import_from_here() -> None:
+    """Let a user's own module beside his configs be named. Appended, so that nothing installed is shadowed."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
 
 
 def launch(argv: Sequence[str]) -> int:
@@ -40,6 +46,9 @@ def launch(argv: Sequence[str]) -> int:
     whole_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _launch(argv)
+    except KeyboardInterrupt:
+        # Before or after the training, which has an answer of its own.
+        return SIGNALLED + signal.SIGINT
     except RunnerError as error:
         if whole_trace:
             raise
@@ -137,6 +146,7 @@ def _job_of(words: "Words") -> Callable[["DictConfig"], float | None]:
     def job(task_config: "DictConfig") -> float | None:
         from runner.config.prepare import prepare_job
 
+        _import_from_here()
         outcome = _execute(prepare_job(task_config, words))
         if outcome.exit_code >= SIGNALLED:
             # Whoever stops a job by a signal means the sweep.

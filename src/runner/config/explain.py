@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.names import did_you_mean, nearest, shown
+from runner.config.names import did_you_mean, listed, nearest, shown
 from runner.config.sources import groups, no_such_option
 
 
@@ -31,6 +31,9 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoaderImpl
         return _missing_option(error, overrides, loader)
     text = str(error).strip() or str(error.__cause__ or type(error).__name__)
     if isinstance(error, ConfigCompositionException):
+        if match := re.match(r"You must specify '(?P<key>[^']+)'", text):
+            options = listed(loader.get_group_options(match["key"]))
+            return Mistake(f"{match['key']}: no option chosen; type {match['key']}=OPTION, one of {options}")
         for pattern, build in _COMPOSITION:
             match = re.match(pattern, text)
             if match and (override := _typed(match["key"], overrides)) is not None:

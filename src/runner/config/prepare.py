@@ -8,13 +8,14 @@ from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from runner.config.check import BUILT, Settings, check
 from runner.config.composing import FORCED, Composition, Config, compose, composed_by_hydra
 from runner.config.documents import redact_file, written
 from runner.config.fitting import fitted
 from runner.config.identity import identity
+from runner.config.replay import as_text
 from runner.config.resume import Resumption, prepare_resume, resumed
 from runner.config.sources import Sources
 from runner.config.sweep import check_sweep
@@ -70,7 +71,13 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     if composition.node.hydra.mode == RunMode.MULTIRUN:
         raise ConfigError("hydra.mode is MULTIRUN in the config; type -m to sweep")
     config, settings, notes = checked(composition, memory)
-    run = _claim(composition, config, settings)
+    path = _claimed(composition)
+    if path != composition.run_dir.absolute():
+        # What is interpolated from the run directory has to say the one that was claimed.
+        elsewhere = [*overrides, f"hydra.run.dir={as_text(str(path))}"]
+        composition = compose(elsewhere, sources=sources, draw_seed=lambda: settings.seed)
+        config, _ = fitted(composition, BUILT)
+    run = _run_in(path, config, settings)
     return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
 
 
@@ -133,24 +140,23 @@ def draw_seed() -> int:
     return random.SystemRandom().randrange(2**31)
 
 
-def _claim(composition: Composition, config: Config, settings: Settings) -> RunDir:
-    """Make the run directory, under another name if somebody was faster, unless the name was typed."""
+def _claimed(composition: Composition) -> Path:
+    """The run directory, made now: under another name if somebody was faster, unless the name was typed."""
     typed = any(override.key_or_group == "hydra.run.dir" for override in composition.typed)
     wanted = composition.run_dir.absolute()
-    path = _typed_directory(wanted) if typed else _new_directory(wanted)
-    if path != wanted:
-        with read_write(composition.node), open_dict(composition.node):
-            composition.node.hydra.run.dir = str(path)
-    return _run_in(path, config, settings)
+    return _typed_directory(wanted) if typed else _new_directory(wanted)
 
 
 def _run_in(directory: Path, config: Config, settings: Settings) -> RunDir:
-    return RunDir.create(
-        directory,
-        name=settings.name,
-        identity=identity(written(config), config.composed),
-        created=datetime.now(UTC),
-    )
+    try:
+        return RunDir.create(
+            directory,
+            name=settings.name,
+            identity=identity(written(config), config.composed),
+            created=datetime.now(UTC),
+        )
+    except OSError as error:
+        raise _unwritable(directory, error) from error
 
 
 def _typed_directory(path: Path) -> Path:

@@ -22,6 +22,7 @@ from runner.config.diff import STRUCTURAL, Difference, differences
 from runner.config.documents import BUILT as BUILT_FILE
 from runner.config.documents import COMPOSED, SavedConfig, saved_config, written
 from runner.config.finding import Found, find
+from runner.config.interpolation import leaves, replaced
 from runner.config.replay import as_text, combined, packages, pins, repeatable
 from runner.config.schema import SCHEMAS
 from runner.config.secrets import redact
@@ -34,6 +35,7 @@ from runner.trust import check_targets
 from runner.trust_memory import TrustMemory
 
 ALLOWABLE = ("model",)
+_NOW = "${now:"
 _PRIMARY = "runner_saved_config"
 
 
@@ -125,13 +127,21 @@ def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *,
         composition = compose(argv, sources=sources, draw_seed=draw, recorded=both.overrides)
         if not composition.whole:
             return _from_saved_config(found, saved, kept, new, sources, draw, [*found.notes, *notes], directory)
-        retargeted = [
-            one.key_or_group.removesuffix("_target_") for one in kept if one.key_or_group.endswith("._target_")
-        ]
-        told = [one for one in held if not any(one.startswith(f"~{node}") for node in retargeted)]
-        notes += [f"conf/ has changed since; as it was saved: {one}" for one in told]
+        notes += [f"conf/ has changed since; as it was saved: {one}" for one in held if not _expected(one, kept, base)]
     notes = [*found.notes, *notes, *both.notes]
     return Replay(found, saved, composition, tuple(argv), tuple(overrides), tuple(notes))
+
+
+def _expected(pin: str, kept: Sequence[Override], base: Composition) -> bool:
+    """Whether a pin is needed although conf/ is what it was.
+
+    A typed target had arguments of its option left out; a time that was interpolated has passed.
+    """
+    key = pin.lstrip("~+").partition("=")[0]
+    retargeted = [one.key_or_group.removesuffix("_target_") for one in kept if one.key_or_group.endswith("._target_")]
+    if pin.startswith("~"):
+        return any(key.startswith(node) for node in retargeted)
+    return _NOW in str(_at(base.config.composed, tuple(key.split("."))))
 
 
 def _compose_as_saved(kept: Sequence[Override], sources: Sources, draw: Callable[[], int]) -> Composition | None:
@@ -152,9 +162,10 @@ def _pins(saved: SavedConfig, base: Composition, now: Composition, switched: Seq
         return len(path) == 1 or group in SCHEMAS or (group in GROUP_LEVEL and path[1] in GROUP_LEVEL[group])
 
     as_saved, as_typed = redact(base.config.composed), redact(now.config.composed)
+    passed = {path: _at(saved.written, path) for path, text in leaves(saved.composed) if _NOW in str(text)}
     return [
         pin.override
-        for pin in pins(saved.composed, as_saved, keep_new=keep_new)
+        for pin in pins(replaced(saved.composed, passed), as_saved, keep_new=keep_new)
         if not any(_key(pin.path) == key or _key(pin.path).startswith(f"{key}.") for key in switched)
         and _at(as_saved, pin.path) == _at(as_typed, pin.path)
     ]
@@ -208,20 +219,13 @@ def _from_saved_config(
 
 def _check_trust(replay: Replay, words: Words, memory: TrustMemory, *, where: Path, sources: Sources) -> None:
     """Let through only targets that this user trusts. Those typed now are his own; so are those in his own conf/."""
-    typed = _typed_targets(replay.overrides)
+    memory.remember(_typed_targets(replay.overrides))
     config = replay.composition.config.resolved
-
-    def check(own: Sequence[str]) -> None:
-        check_targets(config, trusted=[*words.trust, *own], memory=memory, where=str(where))
-
     try:
-        check(typed)
-    except TrustError as refused:
-        try:
-            check([*typed, *_own_conf_targets(replay.overrides, sources)])
-        except TrustError:
-            raise refused from None
-    memory.remember(typed)
+        check_targets(config, trusted=words.trust, memory=memory, where=str(where))
+    except TrustError:
+        memory.remember(_own_conf_targets(replay.overrides, sources))
+        check_targets(config, trusted=words.trust, memory=memory, where=str(where))
 
 
 def _typed_targets(overrides: Sequence[str]) -> list[str]:

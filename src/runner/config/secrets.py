@@ -27,9 +27,10 @@ _KEY_VALUE = re.compile(r"(?P<key>[\w.\-/@]+)(?P<between>\s*[:=]\s*)(?P<value>'[
 
 def is_secret(key: str, value: Any) -> bool:
     """Whether a value is not to be written down. An interpolation says only where the value is, so it may be."""
-    if not isinstance(value, str) or not value or value == "???" or _WHOLE_INTERPOLATION.fullmatch(value):
+    if not isinstance(value, str) or not value or value == "???":
         return False
-    return _secret_name(key) or _LOOKS.search(value) is not None
+    named = _secret_name(key) and not _WHOLE_INTERPOLATION.fullmatch(value)
+    return named or _LOOKS.search(value) is not None
 
 
 def _secret_name(key: str) -> bool:

@@ -188,6 +188,8 @@ def filled_in(target: TargetNode, parameters: Mapping[str, inspect.Parameter]) -
 
 def parameters_of(found: Any) -> Mapping[str, inspect.Parameter] | None:
     """What a callable takes; None where Python cannot tell, as for some written in C."""
+    if isinstance(found, type) and _made_by_module_alone(found):
+        return {}
     try:
         signature = inspect.signature(found, eval_str=True)
     except (NameError, TypeError, SyntaxError, AttributeError):
@@ -199,6 +201,12 @@ def parameters_of(found: Any) -> Mapping[str, inspect.Parameter] | None:
     except ValueError:
         return None
     return signature.parameters
+
+
+def _made_by_module_alone(found: type) -> bool:
+    """torch's own `Module.__init__` says that it takes anything, and raises if it is given anything."""
+    made_by = next(one for one in found.__mro__ if "__init__" in one.__dict__)
+    return (made_by.__module__, made_by.__qualname__) == ("torch.nn.modules.module", "Module")
 
 
 def node_is_partial(node: Mapping[str, Any]) -> bool:

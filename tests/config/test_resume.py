@@ -1,0 +1,309 @@
+"""A launch rewritten: conf/ that has changed, groups that are switched, files that mean harm."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runner.config.documents import BUILT as BUILT_FILE
+from runner.config.documents import COMPOSED, saved_config, write_hydra_files
+from runner.config.finding import Found
+from runner.config.places import conf_directory
+from runner.config.prepare import Prepared, prepare
+from runner.config.resume import Replay, compose_again, prepare_resume, resumed
+from runner.config.sources import Sources
+from runner.config.words import Words
+from runner.errors import ConfigError, ResumeError, TrustError
+from runner.trust_memory import TrustMemory
+
+
+@dataclass
+class Place:
+    """A conf/ that a test may change, and a run that was launched from it."""
+
+    conf: Path
+    run: Path
+    memory: TrustMemory
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(config_path=str(self.conf))
+
+    def launch(self, *overrides: str) -> Prepared:
+        prepared = prepare(
+            [f"--config-path={self.conf}", *overrides, f"hydra.run.dir='{self.run}'"], memory=self.memory
+        )
+        write_hydra_files(prepared.run, 1, prepared.config)
+        return prepared
+
+    def again(self, *overrides: str) -> Replay:
+        return prepare_resume(Words(resume=str(self.run)), overrides, sources=self.sources, memory=self.memory)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        text = (self.conf / file).read_text()
+        assert old in text
+        (self.conf / file).write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    conf = tmp_path / "configs"
+    shutil.copytree(conf_directory(), conf)
+    return Place(conf, tmp_path / "my runs" / "a=b,c", TrustMemory(tmp_path / "trusted.json"))
+
+
+def told(replay: Replay) -> list[str]:
+    """The notes, without the one that there is no checkpoint yet."""
+    return [note for note in replay.notes if "before it had saved" not in note]
+
+
+def test_a_run_composes_again_as_it_was(place: Place) -> None:
+    launched = place.launch(
+        "optimizer.lr=0.5",
+        "+optimizer.maximize=true",
+        "optimizer=sgd",
+        "debug=fast",
+        "~model.hidden",
+        "+model.hidden=[4]",
+    )
+    replay = place.again()
+    assert replay.composition.config.composed == launched.config.composed
+    assert replay.composition.config.resolved == launched.config.resolved
+    assert replay.composition.config.overrides == launched.config.overrides
+    assert replay.composition.run_dir == place.run
+    assert told(replay) == []
+
+
+def test_new_overrides_come_on_top_and_are_saved_with_the_old_ones(place: Place) -> None:
+    place.launch("optimizer.lr=0.5", "seed=3")
+    replay = place.again("optimizer.lr=0.25", "+trainer.max_steps=7", "hydra.verbose=true")
+    config = replay.composition.config
+    assert config.overrides == ("optimizer.lr=0.25", "seed=3", "+trainer.max_steps=7")
+    assert config.resolved["optimizer"]["lr"] == 0.25 and config.resolved["trainer"]["max_steps"] == 7
+    assert replay.overrides == ("optimizer.lr=0.25", "+trainer.max_steps=7", "hydra.verbose=true")
+
+
+def test_a_drawn_seed_stays_what_was_drawn(place: Place) -> None:
+    seed = place.launch("seed=null").settings.seed
+    assert place.again().composition.config.resolved["seed"] == seed
+
+
+def test_a_time_that_was_interpolated_stays_what_it_was(place: Place) -> None:
+    launched = place.launch("name='x-${now:%f}'")
+    replay = place.again()
+    assert replay.composition.config.resolved["name"] == launched.config.resolved["name"]
+    assert replay.composition.config.overrides == launched.config.overrides
+    assert told(replay) == []
+
+
+def test_a_value_that_conf_has_changed_since_stays_as_it_was_saved(place: Place) -> None:
+    launched = place.launch("seed=3")
+    place.edit("optimizer/adamw.yaml", "weight_decay: 0.01", "weight_decay: 0.5\nfoo: 3")
+    place.edit("model/mlp.yaml", "_target_: runner.models.mlp.MLP", "_target_: runner.models.cnn.CNN")
+    place.edit("trainer/standard.yaml", "accumulate: 1", "accumulate: 4")
+    replay = place.again("trainer.max_steps=9")
+    config = replay.composition.config
+    assert config.resolved["optimizer"] == launched.config.resolved["optimizer"]
+    assert config.resolved["model"] == launched.config.resolved["model"]
+    assert config.resolved["trainer"] == launched.config.resolved["trainer"] | {"max_steps": 9}
+    assert config.overrides == ("seed=3", "trainer.max_steps=9")
+    assert told(replay) == [
+        "conf/ has changed since; as it was saved: ++model._target_='runner.models.mlp.MLP'",
+        "conf/ has changed since; as it was saved: ~optimizer.foo",
+        "conf/ has changed since; as it was saved: ++optimizer.weight_decay=0.01",
+        "conf/ has changed since; as it was saved: ++trainer.accumulate=1",
+    ]
+
+
+def test_what_this_launch_types_wins_over_what_was_saved_before_a_change(place: Place) -> None:
+    place.launch()
+    place.edit("trainer/standard.yaml", "accumulate: 1", "accumulate: 4")
+    replay = place.again("trainer.accumulate=2")
+    assert replay.composition.config.resolved["trainer"]["accumulate"] == 2
+    assert told(replay) == []
+
+
+def test_a_key_that_a_section_of_the_runner_has_got_since_is_kept(place: Place) -> None:
+    place.launch()
+    place.edit("runtime/auto.yaml", "workers: 0", "workers: 0\nnewer: 1")
+    assert place.again().composition.config.resolved["runtime"]["newer"] == 1
+
+
+def test_another_option_of_a_group_drops_what_was_typed_for_the_old_one(place: Place) -> None:
+    place.launch("optimizer.betas=[0.5,0.6]", "optimizer.lr=0.5", "seed=3")
+    replay = place.again("optimizer=sgd")
+    config = replay.composition.config
+    assert config.resolved["optimizer"]["_target_"] == "torch.optim.SGD" and config.resolved["optimizer"]["lr"] != 0.5
+    assert config.overrides == ("seed=3", "optimizer=sgd")
+    assert told(replay) == [
+        "optimizer=sgd: the earlier overrides optimizer.betas=[0.5,0.6] optimizer.lr=0.5 are left out"
+    ]
+
+
+def test_another_option_comes_as_it_stands_in_conf_today(place: Place) -> None:
+    place.launch()
+    place.edit("optimizer/adamw.yaml", "weight_decay: 0.01", "weight_decay: 0.5")
+    place.edit("optimizer/sgd.yaml", "weight_decay: 0.0", "weight_decay: 0.5")
+    assert place.again("optimizer=sgd").composition.config.resolved["optimizer"]["weight_decay"] == 0.5
+
+
+def test_an_option_that_replaces_global_values_drops_only_its_own(place: Place) -> None:
+    place.launch("scheduler.final=0.5", "seed=3", "optimizer.lr=0.5")
+    config = place.again("scheduler=plateau").composition.config
+    assert config.overrides == ("seed=3", "optimizer.lr=0.5", "scheduler=plateau")
+    assert config.resolved["trainer"]["schedule"] == "evaluation"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "broken"),
+    [
+        (["optimizer=sgd", "optimizer.lr=0.5"], "optimizer/sgd.yaml"),
+        (["experiment=digits_cnn"], "experiment/digits_cnn.yaml"),
+        (["debug=fast"], "debug/fast.yaml"),
+    ],
+)
+def test_a_deleted_option_makes_the_saved_config_the_primary_one(
+    place: Place, overrides: Sequence[str], broken: str
+) -> None:
+    launched = place.launch(*overrides)
+    (place.conf / broken).unlink()
+    replay = place.again("trainer.max_steps=9", "+seed=4")
+    config = replay.composition.config
+    wanted = launched.config.resolved | {"seed": 4}
+    wanted["trainer"] = launched.config.resolved["trainer"] | {"max_steps": 9}
+    assert config.resolved == wanted
+    assert told(replay) == ["its saved overrides no longer compose with conf/; the saved config itself is used"]
+    assert replay.composition.run_dir == place.run
+
+
+def test_a_group_can_be_switched_on_a_saved_config_too(place: Place) -> None:
+    place.launch("debug=fast", "optimizer.lr=0.5")
+    (place.conf / "debug/fast.yaml").unlink()
+    config = place.again("optimizer=sgd").composition.config
+    assert config.resolved["optimizer"]["_target_"] == "torch.optim.SGD" and "betas" not in config.resolved["optimizer"]
+
+
+def test_a_renamed_key_makes_the_saved_config_the_primary_one(place: Place) -> None:
+    launched = place.launch("model.hidden=[3]")
+    place.edit("model/mlp.yaml", "hidden:", "layers:")
+    assert place.again().composition.config.resolved == launched.config.resolved
+
+
+def test_a_mistake_typed_now_is_told_as_ever(place: Place) -> None:
+    place.launch("seed=3")
+    assert place.again("trainer.epoch=5").composition.problems == (
+        "trainer.epoch=5: no key 'trainer.epoch'; did you mean 'trainer.max_epochs'?",
+    )
+    with pytest.raises(ConfigError, match=r"several values; add -m"):
+        place.again("seed=1,2")
+
+
+def test_a_redacted_value_is_asked_for_and_taken(place: Place) -> None:
+    place.launch("+data.token=geheim", "data._target_=torch.nn.Identity")
+    with pytest.raises(ConfigError) as caught:
+        prepare([f"--config-path={place.conf}", f"+resume={place.run}"], memory=place.memory)
+    assert caught.value.problems == (
+        "data.token: left out when it was saved, because it looks like a secret; type data.token=VALUE",
+    )
+    again = prepare([f"--config-path={place.conf}", f"+resume={place.run}", "data.token=neu"], memory=place.memory)
+    assert again.config.resolved["data"]["token"] == "neu"
+
+
+HOSTILE = [
+    "hydra.run.dir=/tmp/elsewhere",
+    "++hydra={callbacks:{x:{_target_:os.system}}}",
+    "+evil@hydra.callbacks.x=y",
+    "+trust=[os]",
+    "seed=3",
+]
+
+
+def test_a_hostile_overrides_file_reaches_nothing_but_the_config(place: Place) -> None:
+    launched = place.launch("seed=3")
+    run = launched.run
+    composed, built = (run.hydra / COMPOSED).read_bytes(), (run.hydra / BUILT_FILE).read_text()
+    hostile = built.replace('"seed=3"', ", ".join(f'"{text}"' for text in HOSTILE))
+    saved = saved_config(composed, hostile.encode(), where=run.hydra)
+    replay = compose_again(Found(run, None), saved, [], sources=place.sources)
+    assert replay.composition.config.overrides == ("seed=3",)
+    assert replay.composition.run_dir == place.run
+    assert replay.composition.node.hydra.callbacks == {}
+    assert len(told(replay)) == 4 and all("left out" in note for note in told(replay))
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "ownnets.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, width): super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "ownnets", raising=False)
+    return "ownnets.Net"
+
+
+def test_a_target_of_a_file_is_not_imported_unless_this_user_trusts_it(
+    place: Place, own_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.launch(f"model._target_={own_module}", "+model.width=3")
+    monkeypatch.delitem(__import__("sys").modules, "ownnets")
+    (tmp_path / "ran").unlink()
+    stranger = TrustMemory(tmp_path / "stranger.json")
+    words = Words(resume=str(place.run))
+    with pytest.raises(TrustError, match=r"'ownnets.Net' is not trusted"):
+        prepare_resume(words, [], sources=place.sources, memory=stranger)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(TrustError):
+        prepare_resume(words, ["seed=4"], sources=place.sources, memory=stranger)
+    assert not (tmp_path / "ran").exists()
+    assert place.again().composition.config.resolved["model"]["width"] == 3
+    allowed = Words(resume=str(place.run), trust=("ownnets",))
+    prepare_resume(allowed, [], sources=place.sources, memory=stranger)
+    with pytest.raises(TrustError):
+        prepare_resume(words, [], sources=place.sources, memory=stranger)
+    prepare_resume(words, [f"model._target_={own_module}"], sources=place.sources, memory=stranger)
+    prepare_resume(words, [], sources=place.sources, memory=stranger)
+
+
+def test_a_saved_config_that_became_the_primary_one_is_not_trusted_for_that(
+    place: Place, own_module: str, tmp_path: Path
+) -> None:
+    place.launch(f"model._target_={own_module}", "+model.width=3", "debug=fast")
+    (place.conf / "debug/fast.yaml").unlink()
+    with pytest.raises(TrustError):
+        prepare_resume(
+            Words(resume=str(place.run)), [], sources=place.sources, memory=TrustMemory(tmp_path / "stranger.json")
+        )
+
+
+def test_what_stands_in_the_users_own_conf_is_trusted(place: Place, own_module: str, tmp_path: Path) -> None:
+    (place.conf / "model" / "own.yaml").write_text(f"_target_: {own_module}\nwidth: 3\n")
+    place.launch("seed=3")
+    stranger = TrustMemory(tmp_path / "stranger.json")
+    words = Words(resume=str(place.run))
+    replay = prepare_resume(words, ["model=own"], sources=place.sources, memory=stranger)
+    assert replay.composition.config.resolved["model"]["_target_"] == own_module
+
+
+def test_a_wrong_word_behind_allow_is_refused(place: Place) -> None:
+    place.launch()
+    words = Words(resume=str(place.run), allow=("modle",))
+    with pytest.raises(ConfigError, match=r"[+]allow=.modle.: wanted one of model"):
+        prepare_resume(words, [], sources=place.sources, memory=place.memory)
+
+
+def test_a_run_without_a_checkpoint_begins_anew_in_its_directory(place: Place) -> None:
+    launched = place.launch("seed=3")
+    again = prepare([f"--config-path={place.conf}", f"+resume={place.run}"], memory=place.memory)
+    assert again.run == launched.run and again.resumption is None
+    assert again.notes == (f"{place.run}: stopped before it had saved a checkpoint; it begins anew",)
+    assert resumed(place.again(), again.config, Words()) is None
+
+
+def test_a_run_whose_saved_config_is_gone_is_refused(place: Place) -> None:
+    place.launch()
+    shutil.rmtree(place.run / ".hydra")
+    with pytest.raises(ResumeError, match=r"its saved config cannot be read"):
+        place.again()
