@@ -31,7 +31,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["trainer.epoch=5"], "runner: trainer.epoch=5: no key 'trainer.epoch'; did you mean 'trainer.max_epochs'?\n"),
         (["+trainer.epoch=5"], "runner: trainer.epoch: no such key; did you mean 'trainer.max_epochs'?\n"),
-        (["--cfg", "job", "optimizer=sdg"], "runner: optimizer=sdg: optimizer has no such option; did you mean 'sgd'?\n"),
+        (["--cfg=job", "debug=fst"], "runner: debug=fst: debug has no such option; did you mean 'fast'?\n"),
         (["--cfg", "job", "modle=cnn"], "runner: modle=cnn: no group 'modle'; did you mean 'model=cnn'?\n"),
         (["seed=0,x", "-m"], "runner: seed is 'x'; wanted a whole number from 0, or null to have one drawn\n"),
         (["trainer.max_epochs=0"], "runner: trainer.max_epochs is 0; wanted a number of at least 1, or null\n"),
