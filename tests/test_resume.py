@@ -104,8 +104,8 @@ def killed_at(launch, directory: Path, kind: str, step: int, number: int, more: 
         ("step", 8, 0),  # The last batch of an epoch, before it is evaluated.
         ("evaluation", 8, 2),  # Evaluated, not yet saved.
         ("saved", 8, 0),  # Between two epochs.
-        ("fsync", 20, 0),  # In the middle of a save.
-        ("fsync", 27, 2),
+        ("fsync", 8, 0),  # In the middle of a save.
+        ("fsync", 13, 2),
     ],
 )
 def test_killed_and_resumed_run_ends_in_the_bytes_of_the_uninterrupted_one(

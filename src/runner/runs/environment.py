@@ -16,8 +16,7 @@ def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]
     # Its attributes are properties of the module that type checkers do not see.
     memory: Any = torch.utils.deterministic
     threads = torch.get_num_threads()
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    algorithms = torch.get_deterministic_debug_mode()
     fill = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
@@ -28,14 +27,19 @@ def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]
         if deterministic:
             # cuBLAS is deterministic only with a workspace of fixed size, read when CUDA starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            # The same switch as use_deterministic_algorithms, which sets up torch's compiler too, and imports it.
+            torch.set_deterministic_debug_mode("error")
+            if runtime.compile:
+                torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
             # Filling every new tensor finds reads of memory nobody wrote; it is not what makes results equal.
             memory.fill_uninitialized_memory = False
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(algorithms)
+        if runtime.compile:
+            torch.use_deterministic_algorithms(algorithms > 0, warn_only=algorithms == 1)
         memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark
         if workspace is None:

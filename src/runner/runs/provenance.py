@@ -103,26 +103,24 @@ def kept_git(into: Path) -> Iterator[None]:
 def keep_source(into: Path) -> None:
     """Copy the user's own modules that have been imported by now to `into`/source."""
     directory = Path.cwd()
-    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
     for file in _own_sources(files, directory):
-        target = into / "source" / file.resolve().relative_to(directory.resolve())
+        target = into / "source" / file.relative_to(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
 
-def _own_sources(files: list[Path], directory: Path) -> list[Path]:
-    """The python files among `files` that lie under `directory` and in no environment or installed package."""
-    root = directory.resolve()
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    package = Path(__file__).resolve().parents[1]
-    found = []
-    for file in files:
-        path = file.resolve()
-        inside = path.is_relative_to(root) and path.suffix == ".py"
-        foreign = path.is_relative_to(package) or any(path.is_relative_to(place) for place in installed)
-        if inside and not foreign and path.is_file() and path.stat().st_size <= LARGEST_SOURCE:
-            found.append(file)
-    return found
+def _own_sources(files: list[str], directory: Path) -> list[Path]:
+    """The python files among `files` that lie under `directory` and belong to no installed package."""
+    installed = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    package = str(Path(__file__).resolve().parents[1]) + os.sep
+    # Texts first: there are thousands of modules, and nearly all of them are somebody else's.
+    own = [os.path.abspath(file) for file in files if file.endswith(".py")]  # noqa: PTH100
+    paths = [Path(file) for file in own if file.startswith(f"{directory}{os.sep}")]
+    foreign = (package, *installed)
+    # Some modules of torch name files that do not exist.
+    found = [path for path in paths if path.is_file() and not str(path.resolve()).startswith(foreign)]
+    return [path for path in found if path.stat().st_size <= LARGEST_SOURCE]
 
 
 def _quiet() -> dict[str, str]:
