@@ -187,3 +187,29 @@ def test_an_evaluation_between_two_steps_changes_no_step(train: Train, differenc
     without = train(model=Noisy)
     without.advance(5)
     assert differences(trained, without.saved()) == []
+
+
+class Remembering(nn.Module):
+    """Its scores depend on what it has seen before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, CLASSES)
+        self.register_buffer("memory", torch.zeros(CLASSES), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.layer(x) + self.memory
+        self.memory = 0.5 * self.memory + scores.detach().mean(dim=0)
+        return scores
+
+
+@pytest.mark.parametrize("weights", ["raw", "averaged"])
+def test_a_resumed_training_is_evaluated_as_the_uninterrupted_one(train: Train, weights: str) -> None:
+    training, again = (train(model=Remembering, ema_decay=0.5) for _ in range(2))
+    training.advance(4)
+    again.state.load_state_dict(training.saved())
+    first, second, resumed = (scores(which, weights=weights) for which in (training, training, again))
+    assert first is not None
+    assert second is not None
+    assert resumed is not None
+    assert first.metrics == second.metrics == resumed.metrics
