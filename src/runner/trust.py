@@ -16,7 +16,7 @@ from typing import Any
 from runner.errors import ConfigError, TrustError
 from runner.trust_memory import NEVER_REMEMBERED, TrustMemory, located
 
-__all__ = ["ALLOWED_ROOTS", "TrustMemory", "check_built", "check_targets"]
+__all__ = ["ALLOWED_ROOTS", "TrustMemory", "check_targets"]
 
 ALLOWED_ROOTS = (
     "torch.nn",
@@ -79,18 +79,6 @@ def check_targets(config: Mapping[str, Any], *, trusted: Sequence[str], memory: 
         refusals = [(path, why) for path, node in nodes for why in gate.by_kind(node["_target_"], path)]
     if refusals:
         raise TrustError("\n".join(f"{where}: {path}: {why}" for path, why in refusals))
-
-
-def check_built(built: object, *, node: str, target: str) -> None:
-    """Raise TrustError if what a factory has made for `model`, `optimizer` or `scheduler` is not of that kind."""
-    if (
-        node in _KINDS
-        and not isinstance(built, _kinds(node))
-        and not (node == "scheduler" and hasattr(built, "factor"))
-    ):
-        raise TrustError(
-            f"{node}._target_: {target!r} made a {type(built).__name__}; wanted {_wanted(node)}; name another target"
-        )
 
 
 @dataclass(frozen=True, slots=True)

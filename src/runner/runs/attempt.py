@@ -11,10 +11,11 @@ from rich.console import Console
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.checkpoint.tree import flatten
-from runner.config.build import Training, build, instantiate
+from runner.config.build import Training, build
 from runner.config.check import Settings
 from runner.config.composing import Config
 from runner.config.documents import documents
+from runner.config.nodes import instantiate
 from runner.config.resume import Resumption
 from runner.config.words import Words
 from runner.errors import DamagedError, RunnerError

@@ -5,7 +5,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from runner.checkpoint.handle import Checkpoint
-from runner.config.build import build_model, device_of
+from runner.config.documents import resolved
+from runner.config.nodes import build_model, device_of
 from runner.errors import CheckpointError
 from runner.trust import TrustMemory, check_targets
 
@@ -30,13 +31,14 @@ def load(
     if weights not in ("raw", "averaged"):
         raise CheckpointError(f"weights is {weights!r}; wanted 'raw' or 'averaged'")
     checkpoint = Checkpoint.open(path, which)
-    config = checkpoint.config
-    check_targets({"model": config["model"]}, trusted=trust, memory=TrustMemory(), where=str(checkpoint.path))
+    # Nothing but this node is looked at from here on, so that no reference can bring in another.
+    config = {"model": checkpoint.config["model"]}
+    check_targets(config, trusted=trust, memory=TrustMemory(), where=str(checkpoint.path))
     from runner.training.generators import untouched
     from runner.training.state import load_weights
 
     with untouched():
-        model = build_model(config)
+        model = build_model(resolved(config))
     if weights == "raw":
         tensors = checkpoint.tensors()
     else:

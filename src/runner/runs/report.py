@@ -149,14 +149,14 @@ def end(
         say(console, f"best         {best.metric} {best.value:.4f} at step {best.step}")
     if newest is not None:
         say(console, f"checkpoints  {short(directory / 'checkpoints')}  (newest {newest.path.name})")
-    say(console, f"resume       {resume_command(directory, finished=finished)}")
+    say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
 
 
 def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:
     """A finished run was resumed with nothing more to do."""
     tell(console, f"{short(directory)}: finished ({stop.reason}) at step {step}; nothing to do")
-    say(console, f"to go on     {resume_command(directory, finished=True)}")
+    say(console, f"to go on     {resume_command(directory, more=stop.reason)}")
 
 
 def failed(console: Console, *, directory: Path, progress: "Progress") -> None:
@@ -167,12 +167,16 @@ def failed(console: Console, *, directory: Path, progress: "Progress") -> None:
             ("failed", "bold red"), f" at step {progress.step}; the log is {short(directory / 'runner.log')}"
         ),
     )
-    say(console, f"resume       {resume_command(directory, finished=False)}")
+    say(console, f"resume       {resume_command(directory)}")
 
 
-def resume_command(directory: Path, *, finished: bool) -> str:
-    """The command that goes on with a run; a finished one needs more to do."""
-    return f"runner {shlex.quote(f'+resume={short(directory)}')}" + (" trainer.max_epochs=..." if finished else "")
+_MORE = {"early_stopping": "trainer.early_stopping.patience"}
+
+
+def resume_command(directory: Path, *, more: str | None = None) -> str:
+    """The command that goes on with a run; one that finished because of the limit `more` needs more to do."""
+    extension = "" if more is None else f" {_MORE.get(more, f'trainer.{more}')}=..."
+    return f"runner {shlex.quote(f'+resume={short(directory)}')}{extension}"
 
 
 def size_text(size: float) -> str:

@@ -29,7 +29,7 @@ def restore(
         if "lr" in options:
             _ask_lr(group, wanted)
     if isinstance(state.scheduler, CurveScheduler):
-        state.scheduler.set(state.progress.step)
+        state.scheduler.set(state.scheduler.at)
     else:
         _ask_scheduler(state.scheduler, built, _below("scheduler", changed), with_lr="lr" in options)
     if lr_before is not None and state.lr != lr_before:

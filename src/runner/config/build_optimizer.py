@@ -1,0 +1,129 @@
+"""The optimizer of a config, with its parameter groups, and the scheduler that drives it."""
+
+import inspect
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from runner.config.names import did_you_mean
+from runner.config.nodes import instantiate
+from runner.config.targets import GROUP_LEVEL
+from runner.errors import ConfigError
+from runner.training.plan import Horizon
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from runner.training.schedule import Scheduler
+
+
+def build_optimizer(
+    node: Mapping[str, Any], model: "nn.Module", device: "torch.device", notes: list[str]
+) -> "Optimizer":
+    from torch.optim import Optimizer
+
+    arguments = {key: value for key, value in node.items() if key not in GROUP_LEVEL["optimizer"]}
+    groups = _groups(model, node.get("groups", []))
+    if arguments.get("fused") and not _fusible(model, device):
+        arguments["fused"] = False
+        notes.append(
+            f"optimizer.fused: there is no fused kernel for these parameters on {device}; the plain one is used"
+        )
+    make = instantiate({**arguments, "_partial_": True}, "optimizer")
+    try:
+        optimizer = make(groups)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ConfigError(f"optimizer._target_={node['_target_']}: could not be built: {e}") from e
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optimizer._target_={node['_target_']}: built {type(optimizer).__name__}; wanted a torch.optim.Optimizer"
+        )
+    return optimizer
+
+
+def _fusible(model: "nn.Module", device: "torch.device") -> bool:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return device.type in ("cpu", "cuda", "mps") and all(p.is_floating_point() for p in trained)
+
+
+def _groups(model: "nn.Module", rules: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parameter groups: of each parameter that is trained, the first rule whose `match` fits its name holds."""
+    problems, members = [], [[] for _ in range(len(rules) + 1)]  # type: tuple[list[str], list[list[Any]]]
+    trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    for i, rule in enumerate(rules):
+        if not isinstance(rule, Mapping) or not isinstance(rule.get("match"), str):
+            problems.append(
+                f"optimizer.groups[{i}] is {rule!r}; wanted a pattern and settings: {{match: '*.bias', lr: 0.1}}"
+            )
+        elif not any(fnmatchcase(name, rule["match"]) for name, _ in trained):
+            hint = did_you_mean(rule["match"], [name for name, _ in trained])
+            problems.append(f"optimizer.groups[{i}].match is {rule['match']!r}, which fits no trained parameter{hint}")
+    if not trained:
+        problems.append(
+            f"model: {type(model).__name__} has no parameter to train; every one is frozen, or there is none"
+        )
+    if problems:
+        raise ConfigError(problems)
+    for name, parameter in trained:
+        first = next((i for i, rule in enumerate(rules) if fnmatchcase(name, rule["match"])), len(rules))
+        members[first].append(parameter)
+    settings = [{key: value for key, value in rule.items() if key != "match"} for rule in rules] + [{}]
+    return [{"params": found, **own} for found, own in zip(members, settings, strict=True) if found]
+
+
+def build_scheduler(node: Mapping[str, Any], optimizer: "Optimizer", ends: Horizon) -> "Scheduler":
+    """Our closed forms get the horizon that they ask for; torch's schedulers get the optimizer."""
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from runner.training.schedule import CurveScheduler, TorchScheduler
+
+    filled: dict[str, Any] = {}
+    for name in ("total_steps", "steps_per_epoch"):
+        if name in _parameters(node["_target_"]) and (name not in node or node[name] is None):
+            value = getattr(ends, name)
+            if value is None:
+                raise ConfigError(
+                    f"scheduler._target_={node['_target_']}: needs {name}, which is not known here; "
+                    f"set scheduler.{name} or trainer.max_steps, or use scheduler=constant"
+                )
+            filled[name] = value
+    try:
+        built = _with_optimizer({**node, **filled}, optimizer)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"scheduler._target_={node['_target_']}: could not be built: {e}") from e
+    if isinstance(built, LRScheduler):
+        return TorchScheduler(built)
+    if callable(getattr(built, "factor", None)):
+        return CurveScheduler(optimizer, built)
+    raise ConfigError(
+        f"scheduler._target_={node['_target_']}: built {type(built).__name__}; wanted a torch scheduler or an object "
+        "with factor(step)"
+    )
+
+
+def _with_optimizer(node: Mapping[str, Any], optimizer: "Optimizer") -> Any:
+    """Build a scheduler; it and the schedulers among its arguments, as SequentialLR has them, get the optimizer."""
+
+    def built(value: Any) -> Any:
+        if isinstance(value, list):
+            return [built(item) for item in value]
+        if not isinstance(value, Mapping) or "_target_" not in value:
+            return value
+        if "optimizer" in _parameters(value["_target_"]):
+            return _with_optimizer(value, optimizer)
+        return instantiate(value, "scheduler")
+
+    from hydra.utils import get_object
+
+    arguments = {key: built(value) for key, value in node.items() if key != "_target_"}
+    if "optimizer" in _parameters(node["_target_"]):
+        arguments["optimizer"] = optimizer
+    return get_object(node["_target_"])(**arguments)
+
+
+def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    from hydra.utils import get_object
+
+    return inspect.signature(get_object(target)).parameters
