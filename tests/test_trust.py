@@ -599,3 +599,39 @@ def test_what_two_processes_remember_at_once_is_all_kept(tmp_path: Path) -> None
     memory = TrustMemory(tmp_path / "trusted.json")
     assert all(memory.remembered(name) for name in names)
     assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_a_remembered_module_is_found_from_any_directory(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from runner.trust import TrustMemory, check_targets
+
+memory = TrustMemory(Path(sys.argv[1]))
+config = {"model": {"_target_": "farnets.deep.Net"}}
+if sys.argv[2] == "use":
+    sys.path.insert(0, sys.argv[3])
+    memory.remember(["farnets.deep.Net"])
+else:
+    check_targets(config, trusted=(), memory=memory, where=sys.argv[3])
+    import farnets.deep
+    print(farnets.deep.__file__)
+"""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(tmp_path / "trusted.json"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+    homes = [tmp_path / "one", tmp_path / "two"]
+    for home in homes:
+        (home / "farnets").mkdir(parents=True)
+        (home / "farnets" / "__init__.py").touch()
+        (home / "farnets" / "deep.py").write_text("import torch\nclass Net(torch.nn.Module): ...\n")
+    assert run("use", homes[0]).returncode == 0
+    # One place is remembered: wherever the checkpoint lies, it is meant.
+    assert run("load", "/elsewhere").stdout.strip() == str(homes[0] / "farnets" / "deep.py")
+    assert run("use", homes[1]).returncode == 0
+    for home in homes:
+        assert run("load", home / "outputs" / "step-1").stdout.strip() == str(home / "farnets" / "deep.py")
+    undecided = run("load", "/elsewhere")
+    assert "'farnets.deep.Net' is not trusted" in undecided.stderr

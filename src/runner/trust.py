@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -69,6 +70,9 @@ def check_targets(config: Mapping[str, Any], *, trusted: Sequence[str], memory: 
         # A reference may put any other node in place of a text.
         values = list(_values(config))
     nodes = [(path, value) for path, value in values if isinstance(value, Mapping) and "_target_" in value]
+    for _, node in nodes:
+        if memory is not None and isinstance(node["_target_"], str) and _NAME.fullmatch(node["_target_"]):
+            memory.bring_within_reach(node["_target_"], near=Path(where))
     refusals = [(path, why) for path, node in nodes for why in gate.by_name(node)]
     refusals += [
         (path, f"{_short(value)} holds an interpolation that could make a node; write its value out")

@@ -8,6 +8,7 @@ are never remembered: too much in them runs whatever it is given.
 """
 
 import fcntl
+import importlib
 import json
 import logging
 import os
@@ -35,6 +36,25 @@ class TrustMemory:
         if self._modules is None:
             self._modules = _read(self.path)
         return self._modules.get(module, frozenset())
+
+    def bring_within_reach(self, target: str, *, near: Path) -> None:
+        """Let Python find a remembered module that it does not find from here, by adding its place to `sys.path`.
+
+        So a model can be loaded from any directory. Of several places, that above `near` (the file that names the
+        target) is meant; if that does not decide, nothing is added.
+        """
+        if located(target):
+            return
+        parts = target.split(".")
+        for length in range(len(parts) - 1, 0, -1):
+            files = [file for file in self.remembered(".".join(parts[:length])) if file.is_file()]
+            roots = {file.parents[length - (file.name != "__init__.py")] for file in files}
+            above = {root for root in roots if near.absolute().is_relative_to(root)}
+            for decided in (above, roots):
+                if len(decided) == 1:
+                    sys.path.append(str(decided.pop()))
+                    importlib.invalidate_caches()
+                    return
 
     def remember(self, targets: Iterable[str]) -> None:
         """Add the modules of dotted names that the user himself has given. Imports nothing.

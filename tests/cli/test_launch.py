@@ -121,7 +121,7 @@ def test_a_users_own_model_is_launched_and_gone_on_with(launch: Launch, tmp_path
     own = ["model._target_=mynets.Net", "+model.width=3"]
     first = launch([*own, *SHORT, "hydra.run.dir=run", "+hydra.job.env_set.FROM_HYDRA=yes"], tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
-    assert "mynets.Net does not take in_features, hidden, " in first.stdout
+    assert "mynets.Net is built without the option's in_features, hidden, " in first.stdout
     assert "built with yes" in first.stdout
     again = launch(["trainer.max_steps=7", "+resume=run"], tmp_path)
     assert (again.returncode, again.stderr) == (0, "")

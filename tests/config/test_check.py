@@ -1,5 +1,7 @@
 """Every problem of a config, in the words that the user reads."""
 
+from pathlib import Path
+
 import pytest
 
 from runner.config.check import BUILT, Settings, check
@@ -146,8 +148,24 @@ def test_the_options_arguments_that_a_typed_target_does_not_take_are_left_out() 
     assert config.resolved["model"] == {"_target_": "torch.nn.Linear", "in_features": 64, "out_features": 10}
     assert config.composed["model"] == config.resolved["model"]
     assert len(notes) == 1
-    assert notes[0].startswith("model: torch.nn.Linear does not take hidden, classes, ")
-    assert notes[0].endswith("; left out")
+    assert notes[0].startswith("model: torch.nn.Linear is built without the option's hidden, classes, ")
+
+
+def test_another_model_gets_only_the_arguments_that_it_cannot_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fitnets.py").write_text(
+        "def net(classes, hidden=64): ...\ndef anything(**arguments): ...\ndef optimizer(params, lr=0.1, **rest): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def kept(node: str, target: str) -> dict[str, object]:
+        composition = compose([f"{node}._target_=fitnets.{target}"], sources=Sources(), draw_seed=lambda: 0)
+        return {key: value for key, value in fitted(composition, BUILT)[0].resolved[node].items() if key != "_target_"}
+
+    assert kept("model", "net") == {"classes": 10}
+    assert kept("model", "anything") == {}
+    assert kept("optimizer", "optimizer")["lr"] == 0.003
 
 
 def test_a_typed_argument_that_a_typed_target_does_not_take_is_an_error() -> None:
@@ -160,6 +178,6 @@ def test_a_typed_argument_that_a_typed_target_does_not_take_is_an_error() -> Non
 def test_nested_nodes_and_the_runners_own_keys_are_left_alone_where_they_should_be() -> None:
     _, notes = checked("objective.loss._target_=torch.nn.MSELoss", "optimizer._target_=torch.optim.Rprop")
     assert notes == [
-        "objective.loss: torch.nn.MSELoss does not take label_smoothing; left out",
-        "optimizer: torch.optim.Rprop does not take betas, eps, weight_decay, fused; left out",
+        "objective.loss: torch.nn.MSELoss is built without the option's label_smoothing",
+        "optimizer: torch.optim.Rprop is built without the option's betas, eps, weight_decay, fused",
     ]

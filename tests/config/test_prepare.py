@@ -91,7 +91,9 @@ def test_a_target_that_was_typed_or_stands_in_the_users_conf_is_remembered(
     memory = TrustMemory(tmp_path / "trusted.json")
     prepare(["model=own"], memory=memory)
     prepared = prepare(["model._target_=typednets.Net"], memory=memory)
-    assert prepared.notes and prepared.notes[0].startswith("model: typednets.Net does not take in_features, hidden, ")
+    assert prepared.notes and prepared.notes[0].startswith(
+        "model: typednets.Net is built without the option's in_features, hidden, "
+    )
     assert memory.remembered("confnets") == {Path("confnets.py").absolute()}
     assert memory.remembered("typednets") == {Path("typednets.py").absolute()}
     assert memory.remembered("torch.optim") == frozenset()

@@ -1,5 +1,6 @@
 """A target typed in place of an option's own: the option's arguments that it does not take are left out."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def fitted(composition: Composition, groups: tuple[str, ...]) -> tuple[Config, l
                 composed=_without(config.composed, target.path, surplus),
                 resolved=_without(config.resolved, target.path, surplus),
             )
-            notes.append(f"{target.path}: {target.node['_target_']} does not take {', '.join(surplus)}; left out")
+            notes.append(f"{target.path}: {target.node['_target_']} is built without the option's {', '.join(surplus)}")
     return config, notes
 
 
@@ -48,10 +49,24 @@ def _surplus(target: TargetNode) -> list[str]:
     except TargetError:
         # The check tells why.
         return []
-    if parameters is None or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+    if parameters is None:
         return []
+    takes_any = target.path != "model" and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     kept = (*RESERVED, *(GROUP_LEVEL[target.group] if target.outermost and target.group in GROUP_LEVEL else ()))
-    return [str(key) for key in target.node if key not in parameters and key not in kept]
+    return [
+        str(key)
+        for key in target.node
+        if key not in kept and not (_means_the_same(target, parameters[key]) if key in parameters else takes_any)
+    ]
+
+
+def _means_the_same(target: TargetNode, parameter: inspect.Parameter) -> bool:
+    """Whether an option's value is meant for a parameter of the same name of another class.
+
+    What is called lr or weight_decay is the same thing in every optimizer; what is called hidden is a list in one model
+    and a number in the next. So another model gets only what it cannot do without.
+    """
+    return target.path != "model" or parameter.default is parameter.empty
 
 
 def _without(tree: Mapping[str, Any], path: str, surplus: list[str]) -> dict[str, Any]:
