@@ -68,6 +68,9 @@ def _launch(argv: Sequence[str]) -> int:
         return 0
     if names.intersection(_SHOWING):
         return _show(argv)
+    from runner.cli.ahead import load_torch_ahead
+
+    load_torch_ahead()
     if names.intersection(_SWEEP):
         return _sweep(argv)
     from runner.config.prepare import prepare
