@@ -4,8 +4,8 @@ All train the same model on one thread: 64-32-10 MLP, Adam, batches of 64 out of
 `runner` is the real command, with its progress bar on a pseudo-terminal, its metrics file, and its save policy armed.
 
 Each contestant is one process that trains without end, and only one of them trains at a time: the source of its batches
-measures the time of a block of steps, tells it, and waits for its next turn; those that wait are stopped by SIGSTOP. So
-blocks of all of them lie side by side, and start-up is in none.
+(an observer, in the runner) measures the time of a block of steps, tells it, and waits for its next turn; those that
+wait are stopped by SIGSTOP. So blocks of all of them lie side by side, and start-up is in none.
 
     python scripts/bench_loop.py [--rounds N] [--steps N] [CONTESTANT ...]
 """
@@ -52,6 +52,7 @@ RUNNER = [
     f"checkpoint.save.every_steps={NEVER}",
     f"checkpoint.save.every_seconds={NEVER}",
     "runtime.device=cpu",
+    "+observers.watch._target_=bench_loop.Watch",
 ]
 
 
@@ -86,17 +87,24 @@ def measured_data(path: None = None, augment: bool = False) -> Any:
 
     assert path is None and not augment
 
-    class Measured(Tensors):
-        def __init__(self) -> None:
-            super().__init__(*tensors())
-            self.turns = Turns()
-
-        def __getitems__(self, indices: Any) -> Any:
-            self.turns()
-            return super().__getitems__(indices)
-
     x, y = tensors()
-    return Data(train=Measured(), validation=Tensors(x[:512], y[:512]), fingerprint="random rows")
+    return Data(train=Tensors(x, y), validation=Tensors(x[:512], y[:512]), fingerprint="random rows")
+
+
+class Watch:
+    """An observer of the runner's run that takes the turns: for the others, the source of their batches does."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+
+    def observe(self, record: Any) -> None:
+        from runner.records import Step
+
+        if isinstance(record, Step):
+            self.turns()
+
+    def close(self) -> None:
+        pass
 
 
 class Batches:
