@@ -21,7 +21,7 @@ NAN, INF = math.nan, math.inf
 
 
 def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None, **facts: Any) -> tuple[str, ...]:
-    given = {"seconds_since_saved": 0.0, "improved": False, "ended": False, "signal": None} | facts
+    given = {"seconds_since_saved": 0.0, "improved": False, "ended": False, "stopped": None} | facts
     return save_reasons(SavePolicy(**(NEVER | rules)), now, saved=saved, **given)
 
 
@@ -47,12 +47,12 @@ def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None,
         ({"on_improvement": True}, Progress(step=1), None, {"improved": True}, ("improvement",)),
         ({"on_improvement": True}, Progress(step=1), None, {}, ()),
         ({"at_end": True}, Progress(step=1), None, {"ended": True}, ("end",)),
-        ({}, Progress(step=1), None, {"signal": "SIGTERM"}, ("signal",)),
+        ({}, Progress(step=1), None, {"stopped": "signal"}, ("signal",)),
         (
             {"every_steps": 1, "every_epochs": 1, "every_seconds": 1, "on_improvement": True, "at_end": True},
             Progress(step=2, epoch=1),
             Progress(step=1),
-            {"seconds_since_saved": 2.0, "improved": True, "ended": True, "signal": "SIGINT"},
+            {"seconds_since_saved": 2.0, "improved": True, "ended": True, "stopped": "signal"},
             ("every_steps", "every_epochs", "every_seconds", "improvement", "end", "signal"),
         ),
         # What was saved at this step is not saved again, whatever happens.
@@ -60,7 +60,7 @@ def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None,
             {"every_steps": 1, "at_end": True, "on_improvement": True},
             Progress(step=4, epoch=1, evaluated_step=4),
             Progress(step=4, epoch=1, evaluated_step=4),
-            {"ended": True, "improved": True, "signal": "SIGINT"},
+            {"ended": True, "improved": True, "stopped": "time"},
             (),
         ),
         # Saved while an evaluation was interrupted, and evaluated after the resume: its scores are worth saving.

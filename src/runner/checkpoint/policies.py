@@ -78,9 +78,12 @@ def save_reasons(
     seconds_since_saved: float,
     improved: bool,
     ended: bool,
-    signal: str | None,
+    stopped: str | None,
 ) -> tuple[str, ...]:
-    """Why a checkpoint is due now; empty when none is. `saved` is where the last save stood."""
+    """Why a checkpoint is due now; empty when none is. `saved` is where the last save stood.
+
+    `stopped` is what stops the run before its end (`signal`, `time`): it is a reason of its own.
+    """
     last = Progress() if saved is None else saved
     if progress == last:
         return ()
@@ -95,8 +98,8 @@ def save_reasons(
         reasons.append("improvement")
     if policy.at_end and ended:
         reasons.append("end")
-    if signal is not None:
-        reasons.append("signal")
+    if stopped is not None:
+        reasons.append(stopped)
     return tuple(reasons)
 
 

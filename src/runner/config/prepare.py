@@ -1,7 +1,8 @@
 """From a command line to a claimed run directory: all that comes before anything is built. One way for every door."""
 
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
 
     `memory` is the user's own, where none is given. ConfigError with every problem at once; ResumeError; TrustError.
     """
+    check_alone(os.environ)
     memory = memory if memory is not None else TrustMemory()
     words, rest = split_words(argv)
     flags, overrides = split_flags(rest)
@@ -121,6 +123,7 @@ def prepare_job(task_config: DictConfig, words: Words, *, memory: TrustMemory | 
 
 def prepare_sweep(argv: Sequence[str], *, memory: TrustMemory | None = None) -> tuple[Words, list[str]]:
     """Check every job of a sweep before the first one starts; the launch words, and the line that Hydra is to get."""
+    check_alone(os.environ)
     mine = memory if memory is not None else TrustMemory()
     words, rest = split_words(argv)
     flags, overrides = split_flags(rest)
@@ -133,6 +136,16 @@ def prepare_sweep(argv: Sequence[str], *, memory: TrustMemory | None = None) -> 
         check=lambda composition: checked(composition, mine),
     )
     return words, [*flags, *FORCED, *overrides]
+
+
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where torchrun or its like has started several processes: each would train a run of its own."""
+    size = environment.get("WORLD_SIZE", "1")
+    if size.strip() != "1":
+        raise ConfigError(
+            f"WORLD_SIZE is {size!r} in the environment, as torchrun sets it for several processes; "
+            "this version trains in one process: start runner by itself, or unset WORLD_SIZE"
+        )
 
 
 def draw_seed() -> int:

@@ -35,6 +35,7 @@ from runner.trust import check_targets
 from runner.trust_memory import TrustMemory
 
 ALLOWABLE = ("model",)
+RESETTABLE = ("optimizer", "scheduler")
 _NOW = "${now:"
 _PRIMARY = "runner_saved_config"
 
@@ -73,6 +74,9 @@ def prepare_resume(
     unknown = [name for name in words.allow if name not in ALLOWABLE]
     if unknown:
         raise ConfigError(f"+allow=[{','.join(unknown)}]: wanted one of {', '.join(ALLOWABLE)}")
+    unknown = [name for name in words.reset if name not in RESETTABLE]
+    if unknown:
+        raise ConfigError(f"+reset=[{','.join(unknown)}]: wanted one of {', '.join(RESETTABLE)}")
     found = find(words.resume, outputs=outputs)
     saved, where = _saved(found)
     replay = compose_again(found, saved, overrides, sources=sources)

@@ -1,5 +1,6 @@
 """One attempt on a run: build everything, restore it if there is something to go on from, train, save, report."""
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from runner.config.documents import documents
 from runner.config.nodes import instantiate
 from runner.config.resume import Resumption
 from runner.config.words import Words
-from runner.errors import DamagedError, RunnerError
+from runner.errors import DamagedError, RunnerError, SaveError
 from runner.metrics_file import MetricsFile
 from runner.records import Ended, Progress, Record, Saved, Started
 from runner.rundir import RunDir
@@ -33,8 +34,7 @@ from runner.training.signals import Signals
 if TYPE_CHECKING:
     from torch import nn
 
-_COMPARED = ("device", "device_name", "cpu_capability", "threads", "versions", "data")
-"""Facts of a checkpoint that may change the numbers of what follows."""
+log = logging.getLogger(__name__)
 
 
 class Attempt:
@@ -87,6 +87,9 @@ class Attempt:
             self.training = training
             for note in training.notes:
                 report.tell(console, note)
+            # Before anything is moved or written: one that cannot be built refuses the launch.
+            observers = Observers(self._observers())
+            ending.callback(observers.close)
             report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
             store = CheckpointStore(
                 self.run.checkpoints, run=self.run.id, keep=settings.checkpoint.keep, monitor=settings.monitor
@@ -94,7 +97,9 @@ class Attempt:
             facts = self._facts(training)
             restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
             provenance.keep_source(code)
-            stop = self._train(training, store, restored, facts, signals, ending)
+            metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
+            records = RecordsFile(metrics_file, log_every=settings.trainer.log_every)
+            stop = self._train(training, store, restored, facts, signals, records, observers)
         report.end(
             console,
             stop,
@@ -112,14 +117,11 @@ class Attempt:
         restored: Checkpoint | None,
         facts: Mapping[str, Any],
         signals: Signals,
-        ending: ExitStack,
+        records: RecordsFile,
+        observers: Observers,
     ) -> Stop:
         settings, state = self.settings, training.state
-        metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
-        metrics_file.start(state.progress.step)
-        records = RecordsFile(metrics_file, log_every=settings.trainer.log_every)
-        observers = Observers(self._observers())
-        ending.callback(observers.close)
+        records.start(state.progress.step)
         saved_documents = documents(self.config)
 
         def observe(record: Record) -> None:
@@ -127,7 +129,7 @@ class Attempt:
             observers.observe(record)
 
         def save(reasons: tuple[str, ...], metrics: Mapping[str, float]) -> Saved:
-            metrics_file.sync()
+            records.sync()
             tree = state.state_dict()
             saved = store.save(
                 tree,
@@ -168,11 +170,14 @@ class Attempt:
         )
         try:
             stop = loop.run()
-        except RunnerError:
+        except SaveError:
             raise
         except Exception:
-            # The user's own code has failed between two steps, say in reading a batch: what is whole is not lost.
-            loop.save_after_exception()
+            # Where it has come between two steps, say from reading a batch, what is whole is not lost.
+            try:
+                loop.save_after_exception()
+            except RunnerError as error:
+                log.warning("after the failure nothing could be saved: %s", error)
             raise
         observe(Ended(state.progress, stop.outcome, stop.reason))
         return stop
@@ -184,14 +189,11 @@ class Attempt:
         checkpoint = resumption.checkpoint
         changed = [difference.key for difference in resumption.differences]
         notes = restore(training, checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
-        for key in _COMPARED:
-            saved = checkpoint.manifest.facts.get(key)
-            if saved != facts[key]:
-                notes.append(f"{key}: {saved} then, {facts[key]} now; the numbers may not be those of one long run")
+        notes += provenance.not_exact(checkpoint.manifest.facts, facts)
         store.protect(checkpoint)
         for moved in store.set_aside(checkpoint, self.number):
             notes.append(f"{moved.name}: newer than what is resumed, and set aside in {report.short(moved.parent)}")
-        report.resumed(self.console, checkpoint, resumption.differences, notes)
+        report.resumed(self.console, checkpoint, resumption.differences, notes, lr=training.state.lr)
         return checkpoint
 
     def _facts(self, training: Training) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from runner.config.schema import Runtime
+from runner.training import generators
 
 
 @contextmanager
 def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]:
-    """Threads and deterministic algorithms inside; afterwards all is as it was before."""
+    """Threads and deterministic algorithms inside; afterwards these and the generators are as they were before."""
     # Its attributes are properties of the module that type checkers do not see.
     memory: Any = torch.utils.deterministic
     threads = torch.get_num_threads()
@@ -20,7 +21,7 @@ def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]
     fill = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    generators = torch.get_rng_state()
+    states = generators.capture()
     try:
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
@@ -46,4 +47,4 @@ def process_settings(runtime: Runtime, *, deterministic: bool) -> Iterator[None]
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
         else:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
-        torch.set_rng_state(generators)
+        generators.restore(states)

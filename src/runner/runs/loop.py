@@ -101,7 +101,7 @@ class Loop:
             seconds_since_saved=self.clock() - self.saved_at,
             improved=evaluation is not None and evaluation.improved,
             ended=stop is not None and stop.outcome == "finished",
-            signal=None if stop is None or stop.outcome == "finished" else stop.reason,
+            stopped=None if stop is None or stop.outcome == "finished" else _reason_to_save(stop),
         )
         if reasons:
             self._save(reasons, evaluation, test)
@@ -136,6 +136,10 @@ class Loop:
         saved = self.save(reasons, metrics)
         self.saved, self.saved_at = saved.progress, self.clock()
         self.observe(saved)
+
+
+def _reason_to_save(stop: Stop) -> str:
+    return "time" if stop.exit_code == TIME_LIMIT else "signal"
 
 
 def stop_reason(

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,26 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+_COMPARED = ("device", "device_name", "cpu_capability", "threads", "versions", "data")
+"""Facts of a checkpoint that may change the numbers of what follows."""
+
+
+def not_exact(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each fact by which the numbers from here on may not be those of one uninterrupted run."""
+    pairs = []
+    for fact in _COMPARED:
+        before, after = saved.get(fact), now[fact]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            pairs += [(f"{fact} of {name}", before.get(name), after.get(name)) for name in {**before, **after}]
+        else:
+            pairs.append((fact, before, after))
+    return [
+        f"{name}: {before} then, {after} now; the numbers may not be those of one uninterrupted run"
+        for name, before, after in pairs
+        if before != after
+    ]
 
 
 def _version(package: str) -> str | None:
@@ -82,7 +102,10 @@ def kept_git(into: Path) -> Iterator[None]:
         return
     into.mkdir(parents=True, exist_ok=True)
     (into / "git.commit").write_text(f"{commit}\n", encoding="utf-8")
-    wanted = {"git.status": "git status --porcelain", "git.diff": f"git diff HEAD | head -c {LARGEST_DIFF}"}
+    wanted = {
+        "git.status": "git status --porcelain",
+        "git.diff": f"git diff --no-ext-diff --no-color HEAD | head -c {LARGEST_DIFF}",
+    }
     writing = []
     for name, command in wanted.items():
         with (into / name).open("wb") as file:

@@ -1,13 +1,19 @@
 """The records of a run as lines of `metrics.jsonl`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from runner.errors import SaveError
 from runner.metrics_file import MetricsFile
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, Step
 
 
 class RecordsFile:
-    """Writes what is worth reading in a week: losses every `log_every` steps, epochs, evaluations, saves, the end."""
+    """Writes what is worth reading in a week: losses every `log_every` steps, epochs, evaluations, saves, the end.
+
+    Raises SaveError where the disk does not take it.
+    """
 
     def __init__(self, file: MetricsFile, *, log_every: int) -> None:
         self.file, self.log_every = file, log_every
@@ -17,7 +23,28 @@ class RecordsFile:
             return
         line = self._line(record)
         if line is not None:
-            self.file.append(line)
+            with self._reported():
+                self.file.append(line)
+
+    def start(self, step: int) -> None:
+        """Note that the attempt goes on from `step`."""
+        with self._reported():
+            self.file.start(step)
+
+    def sync(self) -> None:
+        """Return when every record has reached the disk: before a checkpoint is committed that builds on them."""
+        with self._reported():
+            self.file.sync()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SaveError(
+                f"{self.file.path}: cannot be written ({error.strerror}); free some space or make it writable, "
+                "then resume the run"
+            ) from error
 
     def _line(self, record: Record) -> dict[str, Any] | None:
         at = {"step": record.progress.step, "epoch": record.progress.epoch}

@@ -51,8 +51,15 @@ def start(console: Console, name: str, directory: Path, config: Mapping[str, Any
     tree = Tree(Text("config"), guide_style="dim")
     _grow(tree, redact(config), "", overridden)
     console.print(tree, highlight=False)
-    if overridden:
+    if any(_is_below(one, config) for one in overridden):
         say(console, Text.assemble(("*", _OVERRIDDEN), (" overridden by this launch", "dim")))
+
+
+def _is_below(key: str, node: Mapping[str, Any]) -> bool:
+    """Whether `key` is of this config, as those of Hydra's own and names of files are not."""
+    first, _, rest = key.partition(".")
+    value = node.get(first)
+    return first in node and (not rest or not isinstance(value, Mapping) or _is_below(rest, value))
 
 
 def _grow(tree: Tree, node: Mapping[str, Any], prefix: str, overridden: Collection[str]) -> None:
@@ -63,9 +70,9 @@ def _grow(tree: Tree, node: Mapping[str, Any], prefix: str, overridden: Collecti
             continue
         typed = any(f"{prefix}{key}" == one or f"{prefix}{key}".startswith(f"{one}.") for one in overridden)
         values.append("  " if values else "")
-        # A key and its value stay on one line, and so does a list.
-        values.append(f"{key}:\u00a0", style=_OVERRIDDEN if typed else "dim")
-        values.append(_shown(value).replace(" ", "\u00a0") + ("*" if typed else ""), style=_OVERRIDDEN if typed else "")
+        # As it is typed, and without a space in it where that can be, so that it stays on one line.
+        values.append(f"{key}=", style=_OVERRIDDEN if typed else "dim")
+        values.append(_shown(value) + ("*" if typed else ""), style=_OVERRIDDEN if typed else "")
     if values:
         tree.add(values)
     for key, value in node.items():
@@ -81,6 +88,8 @@ def _grow(tree: Tree, node: Mapping[str, Any], prefix: str, overridden: Collecti
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
     return str(value)
 
 
@@ -108,17 +117,27 @@ def model_summary(console: Console, training: "Training", *, batch_size: int) ->
     line.append(
         f"{samples:,} samples in batches of {batch_size}" if samples is not None else f"batches of {batch_size}"
     )
-    line += [] if per_epoch is None else [f"{per_epoch} steps an epoch"]
-    line += [] if steps is None else [f"{steps} steps in all"]
-    say(console, ", ".join(line), style="dim")
+    line += [] if per_epoch is None else [f"{_steps(per_epoch)} an epoch"]
+    line += [] if steps is None else [f"{_steps(steps)} in all"]
+    console.print(Text(", ".join(line), style="dim"))
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
 
 
 def resumed(
-    console: Console, checkpoint: "Checkpoint", differences: Sequence["Difference"], notes: Sequence[str]
+    console: Console,
+    checkpoint: "Checkpoint",
+    differences: Sequence["Difference"],
+    notes: Sequence[str],
+    *,
+    lr: float,
 ) -> None:
     """From where a run goes on, what differs from what was saved, and what is not as it was."""
     at = checkpoint.progress
-    tell(console, f"resumed from {short(checkpoint.path)}: step {at.step}, epoch {at.epoch}, batch {at.batch}")
+    tell(console, f"resumed from {short(checkpoint.path)}")
+    tell(console, f"at step {at.step}, epoch {at.epoch}, batch {at.batch}, learning rate {lr:.6g}")
     if differences:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("differs", "saved", "now", "which"):

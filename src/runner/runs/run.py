@@ -7,9 +7,10 @@ carry_out()   attempt.py: build, restore, train, save, report
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,10 @@ from runner.config.prepare import prepare
 from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
 from runner.config.words import Words
-from runner.errors import RunnerError
+from runner.errors import ConfigError, RunnerError, SaveError
 from runner.lock import RunLock
 from runner.metrics_file import read_metrics
+from runner.records import Progress
 from runner.rundir import RunDir
 from runner.runs import report
 from runner.runs.attempt import Attempt
@@ -104,9 +106,12 @@ def execute(
     resumption: Resumption | None,
     notes: Sequence[str],
 ) -> Outcome:
-    """Carry out one attempt on `run`. Everything process-wide that it sets is put back when it ends."""
+    """Carry out one attempt on `run`. Everything process-wide that it sets is put back when it ends.
+
+    A fresh launch that is refused when it is built, before it trains, leaves nothing behind.
+    """
     console = Console()
-    with RunLock(run.lock), _log_file(run.log):
+    with _gone_if_refused(run), RunLock(run.lock), _log_file(run.log):
         for note in notes:
             report.tell(console, note)
         if resumption is not None and (done := already_finished(run, settings, resumption)):
@@ -114,18 +119,24 @@ def execute(
             best = resumption.checkpoint.state()["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
         versions = software()
-        number = run.begin_attempt({**_facts(config, settings, resumption), **versions})
-        write_hydra_files(run, number, config)
+        try:
+            number = run.begin_attempt({**_facts(config, settings, resumption), **versions})
+            write_hydra_files(run, number, config)
+        except OSError as error:
+            raise SaveError(
+                f"{run.path}: cannot be written ({error.strerror}); free some space, then resume"
+            ) from error
         attempt = Attempt(config, settings, run, number, words, resumption, console, versions)
         try:
             with process_settings(settings.runtime, deterministic=settings.trainer.deterministic), caught() as signals:
                 stop = attempt.carry_out(signals)
         except BaseException as error:
-            run.end_attempt(number, "failed", f"{type(error).__name__}: {error}"[:500], attempt.progress)
             log.error("%s", error, exc_info=None if isinstance(error, RunnerError) else error)
-            report.failed(console, directory=run.path, progress=attempt.progress)
+            _note_end(run, number, "failed", f"{type(error).__name__}: {error}"[:500], attempt.progress)
+            if not isinstance(error, ConfigError):
+                report.failed(console, directory=run.path, progress=attempt.progress)
             raise
-        run.end_attempt(number, stop.outcome, stop.reason, attempt.progress)
+        _note_end(run, number, stop.outcome, stop.reason, attempt.progress)
         return Outcome(stop, attempt.best, attempt.model)
 
 
@@ -137,9 +148,10 @@ def already_finished(run: RunDir, settings: Settings, resumption: Resumption) ->
     limit = limit_reached(settings.trainer, checkpoint.progress)
     if limit is not None:
         return Stop("finished", limit, 0)
-    last = next((attempt for attempt in reversed(run.attempts()) if attempt.outcome is not None), None)
+    ends = [attempt for attempt in run.attempts() if attempt.reason == "early_stopping"]
+    here = any(attempt.step == checkpoint.step for attempt in ends)
     same = not any(difference.key.startswith("trainer.early_stopping") for difference in resumption.differences)
-    if last is not None and last.reason == "early_stopping" and same:
+    if here and same:
         return Stop("finished", "early_stopping", 0)
     return None
 
@@ -156,20 +168,59 @@ def _facts(config: Config, settings: Settings, resumption: Resumption | None) ->
     }
 
 
-class _BelowError(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR
+def _note_end(run: RunDir, number: int, outcome: str, reason: str, progress: Progress) -> None:
+    """A full disk must not hide how the attempt has ended: without this note it counts as stopped."""
+    try:
+        run.end_attempt(number, outcome, reason, progress)
+    except OSError as error:
+        log.warning("%s: the end of the attempt could not be noted (%s)", run.attempts_file, error.strerror)
+
+
+@contextmanager
+def _gone_if_refused(run: RunDir) -> Iterator[None]:
+    """Remove the run's directory if the launch inside is refused before training, and nothing else was in it."""
+    in_sweep = (run.path.parent / "multirun.yaml").exists()
+    only_claimed = not in_sweep and [path.name for path in run.path.iterdir()] == ["run.json"]
+    try:
+        yield
+    except ConfigError:
+        if only_claimed and not run.metrics.exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+            with suppress(OSError):
+                run.path.parent.rmdir()
+        raise
+
+
+class _ToTerminal(logging.Handler):
+    """Warnings, on what is standard error when they come: the progress bar puts something of its own in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Errors are raised anyway.
+        if logging.WARNING <= record.levelno < logging.ERROR:
+            sys.stderr.write(f"{self.format(record)}\n")
+
+
+class _ToFile(logging.FileHandler):
+    """The run's log. That it cannot be written, on a full disk, is said once; nothing else comes of it."""
+
+    said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not self.said:
+            self.said = True
+            sys.stderr.write(f"WARNING {self.baseFilename}: cannot be written ({sys.exception()})\n")
 
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """What the package logs goes to the run's log inside; warnings to the terminal too, errors are raised anyway."""
     package = logging.getLogger("runner")
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    try:
+        to_file = _ToFile(path, encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"{path}: cannot be written ({error.strerror}); make it writable, then resume") from error
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    to_terminal = logging.StreamHandler()
-    to_terminal.setLevel(logging.WARNING)
-    to_terminal.addFilter(_BelowError())
+    to_terminal = _ToTerminal()
     to_terminal.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     level = package.level
     package.setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from runner.records import Record, Started, Step
 
 
 class Profiler:
-    """Writes `<run>/profile/`: a trace of `steps` steps after `skip_steps`, and a table of where time went."""
+    """Writes to `<run>/profile/<attempt>/` a trace of `steps` steps after `skip_steps`, and a table of their costs."""
 
     def __init__(self, *, skip_steps: int, steps: int) -> None:
         self.skip_steps, self.steps = skip_steps, steps
@@ -18,8 +18,8 @@ class Profiler:
 
     def observe(self, record: Record) -> None:
         if isinstance(record, Started):
-            self.directory = record.directory / "profile"
-            self.directory.mkdir(exist_ok=True)
+            self.directory = record.directory / "profile" / f"{record.attempt:03d}"
+            self.directory.mkdir(parents=True)
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
                 activities.append(ProfilerActivity.CUDA)

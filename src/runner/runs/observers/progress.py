@@ -13,6 +13,8 @@ REFRESH = 0.25
 """Seconds between two refreshes of the bar: often enough to look alive, too seldom to cost the training anything."""
 LINE = 10.0
 """Seconds between two plain lines."""
+_WIDE = 110
+"""Columns of a terminal in which everything is written out."""
 
 
 class ProgressDisplay:
@@ -25,10 +27,10 @@ class ProgressDisplay:
     def __init__(self, console: Console, *, bar: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock = console, clock
         self.bar = bar and console.is_terminal
+        self.wide = console.width >= _WIDE or not self.bar
         self.started: Started | None = None
         self.progress: Progress | None = None
         self.shown = self.begun = clock()
-        self.first: Step | None = None
         self.begun_samples = 0
         self.loss: float | None = None
 
@@ -60,7 +62,7 @@ class ProgressDisplay:
         if self.bar:
             self.progress = Progress(
                 TextColumn("{task.fields[epoch]}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=24 if self.wide else 8),
                 TaskProgressColumn(show_speed=False),
                 TextColumn("{task.fields[text]}"),
                 console=self.console,
@@ -68,6 +70,8 @@ class ProgressDisplay:
                 transient=True,
             )
             self.progress.start()
+            # A process that is killed could not give a hidden cursor back.
+            self.console.show_cursor(True)
             self.progress.add_task("", total=record.total_steps, completed=record.progress.step, epoch="", text="")
 
     def _step(self, step: Step) -> None:
@@ -96,11 +100,11 @@ class ProgressDisplay:
         parts = [f"step {step.progress.step}"] if self.bar else []
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
-        parts += [f"lr {step.lr:.2e}", f"{rate:,.0f} samples/s"]
+        parts += [f"lr {step.lr:.1e}", f"{rate:,.0f} samples/s" if self.wide else f"{rate:,.0f}/s"]
         left = self._seconds_left(step, seconds)
         if left is not None:
             parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
+        return ("  " if self.wide else " ").join(parts)
 
     def _seconds_left(self, step: Step, seconds: float) -> float | None:
         if self.started is None or self.started.total_steps is None:
@@ -120,7 +124,7 @@ def _evaluation_line(record: Evaluation) -> Text:
     if record.weights == "averaged":
         line.append("  averaged weights", style="dim")
     if record.improved:
-        line.append("  best so far", style="green")
+        line.append("  best", style="green")
     return line
 
 

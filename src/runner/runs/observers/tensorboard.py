@@ -30,7 +30,8 @@ class TensorBoard:
 
             self.writer = SummaryWriter(
                 str(record.directory / "tensorboard"),
-                purge_step=record.progress.step + 1 if record.progress.step else None,
+                # An earlier attempt may have written more than what this one goes on from.
+                purge_step=record.progress.step + 1 if record.attempt > 1 else None,
             )
         elif self.writer is None:
             return
@@ -52,3 +53,4 @@ class TensorBoard:
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+            self.writer = None
