@@ -66,3 +66,18 @@ def test_the_flag_that_unpickles_a_file_is_refused(argv: list[str]) -> None:
 def test_a_flag_without_its_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--cfg: no value; type --cfg VALUE"):
         split_flags(["--cfg"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--multi-run", "--multi-run: no such flag; did you mean '--multirun'?"),
+        ("--qqq", "--qqq: no such flag; see runner --help and runner --hydra-help"),
+        ("-x", "-x: no such flag; see runner --help and runner --hydra-help"),
+        ("-m=2", "-m=2: no such flag; see runner --help and runner --hydra-help"),
+    ],
+)
+def test_a_flag_that_there_is_not_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_flags(["seed=3", argument])
+    assert str(caught.value) == message

@@ -7,6 +7,7 @@ They are never saved as overrides.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runner.config.names import nearest
 from runner.errors import ConfigError
 
 LAUNCH_WORDS = ("resume", "allow", "reset", "trust")
@@ -22,6 +23,10 @@ _FLAGS_WITH_VALUE = {
     "--config-dir": "--config-dir",
     "-cd": "--config-dir",
 }
+_FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--shell-completion", "-sc"),
+)
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _REFUSED = "--experimental-rerun"
 
@@ -100,6 +105,11 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             if not equals and not waiting:
                 raise ConfigError(f"{argument}: no value; type {argument} VALUE")
             flags.append(f"{_FLAGS_WITH_VALUE[name]}={value if equals else waiting.pop(0)}")
-        else:
+        elif argument in _FLAGS:
             flags.append(argument)
+        else:
+            known = [flag for flag in (*_FLAGS, *_FLAGS_WITH_VALUE, "--info") if flag.startswith("--")]
+            near = nearest(name, known)
+            advice = f"did you mean {near!r}?" if near else "see runner --help and runner --hydra-help"
+            raise ConfigError(f"{argument}: no such flag; {advice}")
     return flags, overrides
