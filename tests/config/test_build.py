@@ -101,8 +101,9 @@ def test_a_parameter_that_is_not_trained_is_in_no_group() -> None:
     [
         ([{"match": "*.biass"}], "optimizer.groups[0].match is '*.biass', which fits no trained parameter"),
         (
-            [{"lr": 1.0}],
-            "optimizer.groups[0] is {'lr': 1.0}; wanted a pattern and settings: {match: '*.bias', lr: 0.1}",
+            [{"match": "*.bias", "weight_decy": 0}],
+            "optimizer.groups[0].weight_decy: AdamW has no such setting; "
+            "did you mean 'optimizer.groups[0].weight_decay'?",
         ),
     ],
 )

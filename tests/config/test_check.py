@@ -8,6 +8,7 @@ from runner.config.check import BUILT, Settings, check
 from runner.config.composing import compose
 from runner.config.fitting import fitted
 from runner.config.places import conf_directory
+from runner.config.schema import Batching
 from runner.config.sources import Sources
 from runner.errors import ConfigError
 from runner.records import Monitor
@@ -51,6 +52,7 @@ def test_the_settings_are_typed() -> None:
     assert settings.monitor == Monitor("val_loss", "min")
     assert settings.trainer.max_steps == 7 and settings.trainer.evaluate.every_epochs == 1
     assert settings.checkpoint.keep.best == 3 and settings.runtime.device == "auto"
+    assert settings.batching == Batching(batch_size=32, evaluation_batch_size=512, shuffle=True, drop_last=False)
     assert notes == []
 
 
@@ -80,6 +82,28 @@ NO_MONITOR = "type monitor.metric=val_loss monitor.mode=min"
         (
             "checkpoint.keep.best={val_loss:{mode:mn,n:1}}",
             ["checkpoint.keep.best.val_loss.mode is 'mn'; wanted min or max"],
+        ),
+        (
+            "data.batch_size=x data.evaluation_batch_size=null data.shuffle=maybe ~data.drop_last",
+            [
+                "data.batch_size is 'x'; wanted a whole number",
+                "data.evaluation_batch_size is null; wanted a whole number",
+                "data.shuffle is 'maybe'; wanted true or false",
+                "data.drop_last: not there; type ++data.drop_last=VALUE",
+            ],
+        ),
+        ("data.batch_size=???", ["data.batch_size: no value yet; type data.batch_size=VALUE"]),
+        (
+            "data.batch_size=0 data.evaluation_batch_size=-1",
+            ["data.batch_size is 0; wanted at least 1", "data.evaluation_batch_size is -1; wanted at least 1"],
+        ),
+        ("optimizer.groups=3", ["optimizer.groups is 3; wanted a list: [{match: '*.bias', lr: 0.1}]"]),
+        (
+            "optimizer.groups=[{lr:1.0},3]",
+            [
+                "optimizer.groups[0] is {'lr': 1.0}; wanted a pattern and settings: {match: '*.bias', lr: 0.1}",
+                "optimizer.groups[1] is 3; wanted a pattern and settings: {match: '*.bias', lr: 0.1}",
+            ],
         ),
         ("seed=-1", ["seed is -1; wanted a whole number from 0, or null to have one drawn"]),
         ("seed=abc", ["seed is 'abc'; wanted a whole number from 0, or null to have one drawn"]),

@@ -63,7 +63,7 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
     data = build_data(config)
     objective: Objective = instantiate(config["objective"], "objective")
     _check_fit(settings, data, objective)
-    train, validation, test = _batches(config, settings, data, device, seed=seed, world=world or World())
+    train, validation, test = _batches(settings, data, device, seed=seed, world=world or World())
     optimizer = build_optimizer(config["optimizer"], model, device, notes)
     _check_precision(settings, optimizer)
     ends = horizon(settings.trainer, train.num_batches)
@@ -88,11 +88,11 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
 
 
 def _batches(
-    config: Mapping[str, Any], settings: Settings, data: "Data", device: "torch.device", *, seed: int, world: World
+    settings: Settings, data: "Data", device: "torch.device", *, seed: int, world: World
 ) -> tuple["Batches | LoaderBatches", "Batches | LoaderBatches | None", "Batches | LoaderBatches | None"]:
     from runner.data.batches import make_batches
 
-    node, limits = config["data"], settings.trainer.limits
+    batching, limits = settings.batching, settings.trainer.limits
     make = partial(
         make_batches,
         seed=seed,
@@ -103,14 +103,14 @@ def _batches(
     )
     train = make(
         data.train,
-        batch_size=node["batch_size"],
-        shuffle=node["shuffle"],
-        drop_last=node["drop_last"],
+        batch_size=batching.batch_size,
+        shuffle=batching.shuffle,
+        drop_last=batching.drop_last,
         limit=limits.train_batches,
     )
     evaluated = partial(
         make,
-        batch_size=node["evaluation_batch_size"],
+        batch_size=batching.evaluation_batch_size,
         shuffle=False,
         drop_last=False,
         limit=limits.evaluation_batches,

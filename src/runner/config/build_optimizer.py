@@ -25,7 +25,8 @@ def build_optimizer(
     from torch.optim import Optimizer
 
     arguments = {key: value for key, value in node.items() if key not in GROUP_LEVEL["optimizer"]}
-    groups = _groups(model, node.get("groups", []))
+    rules = node.get("groups") or []
+    groups = _groups(model, rules)
     if arguments.get("fused") and not _fusible(model, device):
         arguments["fused"] = False
         notes.append(
@@ -40,6 +41,16 @@ def build_optimizer(
         raise ConfigError(
             f"optimizer._target_={node['_target_']}: built {type(optimizer).__name__}; wanted a torch.optim.Optimizer"
         )
+    # torch takes any key in a group, and reads those that it knows.
+    problems = [
+        f"optimizer.groups[{i}].{key}: {type(optimizer).__name__} has no such setting"
+        f"{did_you_mean(key, optimizer.defaults, prefix=f'optimizer.groups[{i}].')}"
+        for i, rule in enumerate(rules)
+        for key in rule
+        if key != "match" and key not in optimizer.defaults
+    ]
+    if problems:
+        raise ConfigError(problems)
     return optimizer
 
 
@@ -53,11 +64,7 @@ def _groups(model: "nn.Module", rules: list[Mapping[str, Any]]) -> list[dict[str
     problems, members = [], [[] for _ in range(len(rules) + 1)]  # type: tuple[list[str], list[list[Any]]]
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     for i, rule in enumerate(rules):
-        if not isinstance(rule, Mapping) or not isinstance(rule.get("match"), str):
-            problems.append(
-                f"optimizer.groups[{i}] is {rule!r}; wanted a pattern and settings: {{match: '*.bias', lr: 0.1}}"
-            )
-        elif not any(fnmatchcase(name, rule["match"]) for name, _ in trained):
+        if not any(fnmatchcase(name, rule["match"]) for name, _ in trained):
             hint = did_you_mean(rule["match"], [name for name, _ in trained])
             problems.append(f"optimizer.groups[{i}].match is {rule['match']!r}, which fits no trained parameter{hint}")
     if not trained:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.composing import Composition, Config
+from runner.config.composing import Config
 from runner.config.interpolation import dotted, leaves
 from runner.config.names import did_you_mean, shown
-from runner.config.schema import SCHEMAS, Checkpointing, Runtime, typed
+from runner.config.schema import SCHEMAS, Batching, Checkpointing, Runtime, typed
 from runner.config.secrets import REDACTED
-from runner.config.targets import problems_of, target_nodes
+from runner.config.targets import GROUP_LEVEL, problems_of, target_nodes
 from runner.config.words import LAUNCH_WORDS
 from runner.errors import ConfigError
 from runner.records import Monitor
@@ -20,6 +20,7 @@ BUILT = ("model", "data", "objective", "optimizer", "scheduler", "observers")
 """The top-level keys with nodes that are built, in the order in which their mistakes are told."""
 KNOWN = ("name", "seed", "monitor", *BUILT, *SCHEMAS)
 _ALWAYS_BUILT = ("model", "data", "objective", "optimizer", "scheduler")
+_RULE = "{match: '*.bias', lr: 0.1}"
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.\w+(?:\.\w+)?\s*:\s*)?['\"]?([A-Za-z_][\w-]*)")
 
 
@@ -30,6 +31,7 @@ class Settings:
     name: str
     seed: int
     monitor: Monitor | None
+    batching: Batching
     trainer: Trainer
     checkpoint: Checkpointing
     runtime: Runtime
@@ -50,13 +52,18 @@ def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
     for section, schema in SCHEMAS.items():
         sections[section], wrong = typed(schema, section, resolved.get(section))
         problems += wrong
+    data = resolved.get("data")
+    if _is_built(data):
+        own = {key: data[key] for key in GROUP_LEVEL["data"] if key in data}
+        sections["batching"], wrong = typed(Batching, "data", own)
+        problems += wrong
     problems += _missing_and_redacted(resolved)
     for key in _ALWAYS_BUILT:
-        node = resolved.get(key)
-        if not isinstance(node, Mapping) or "_target_" not in node:
+        if not _is_built(resolved.get(key)):
             problems.append(f"{key}: nothing to build; type {key}=OPTION, or {key}._target_=MODULE.NAME")
     for target in target_nodes(resolved, BUILT):
         problems += problems_of(target)
+    problems += _groups(_at(resolved, "optimizer", "groups"))
     problems += _observers(resolved.get("observers"))
     if resolved.get("monitor") is None:
         problems += _needs_monitor(resolved)
@@ -66,9 +73,8 @@ def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
     return Settings(str(name), int(str(seed)), monitor, **sections)
 
 
-def check_composition(composition: Composition) -> Settings:
-    """The settings of what was just composed. ConfigError with what was wrong on the way and in what came out."""
-    return check(composition.config, known_problems=composition.problems)
+def _is_built(node: Any) -> bool:
+    return isinstance(node, Mapping) and "_target_" in node
 
 
 def _unknown_top_level(composed: Mapping[str, Any]) -> Iterator[str]:
@@ -110,6 +116,17 @@ def _missing_and_redacted(resolved: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: left out when it was saved, because it looks like a secret; type {key}=VALUE"
 
 
+def _groups(rules: Any) -> Iterator[str]:
+    if rules is None:
+        return
+    if not isinstance(rules, list):
+        yield f"optimizer.groups is {shown(rules)}; wanted a list: [{_RULE}]"
+        return
+    for at, rule in enumerate(rules):
+        if not isinstance(_at(rule, "match"), str):
+            yield f"optimizer.groups[{at}] is {rule!r}; wanted a pattern and settings: {_RULE}"
+
+
 def _observers(value: Any) -> Iterator[str]:
     if value is None or value == "???":
         return
@@ -117,7 +134,7 @@ def _observers(value: Any) -> Iterator[str]:
         yield f"observers is {shown(value)}; wanted a section with a name and a _target_ for each"
         return
     for name, node in value.items():
-        if node is not None and (not isinstance(node, Mapping) or "_target_" not in node):
+        if node is not None and not _is_built(node):
             yield f"observers.{name}: nothing to build; wanted a section with a _target_"
 
 

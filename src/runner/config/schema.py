@@ -1,4 +1,4 @@
-"""The typed sections of a config, `trainer`, `checkpoint` and `runtime`: types and checks, no values."""
+"""The typed parts of a config: `trainer`, `checkpoint`, `runtime`, and what the runner reads of `data`. No values."""
 
 import typing
 from collections.abc import Mapping
@@ -24,6 +24,25 @@ class Checkpointing:
     read_back: bool
     save: SavePolicy
     keep: KeepPolicy
+
+
+@dataclass
+class Batching:
+    """The keys of `data` that the runner takes off before the rest is handed to its target."""
+
+    batch_size: int
+    evaluation_batch_size: int
+    shuffle: bool
+    drop_last: bool
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"data.{key} is {size}; wanted at least 1"
+            for key, size in (("batch_size", self.batch_size), ("evaluation_batch_size", self.evaluation_batch_size))
+            if size < 1
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 @dataclass
@@ -55,15 +74,15 @@ SCHEMAS: Mapping[str, type] = {"trainer": Trainer, "checkpoint": Checkpointing, 
 def typed(schema: type[T], section: str, value: Any) -> tuple[T | None, list[str]]:
     """`value` as an instance of `schema`, or None and everything that is wrong with it, one line each."""
     if not isinstance(value, Mapping):
-        return None, [f"{section} is {shown(value)}; wanted a section with {', '.join(_names(schema))}"]
+        return None, [f"{section} is {shown(value)}; wanted a section with {', '.join(names_of(schema))}"]
     problems = [
-        f"{section}.{key}: no such key{did_you_mean(str(key), _names(schema), prefix=section + '.')}"
+        f"{section}.{key}: no such key{did_you_mean(str(key), names_of(schema), prefix=section + '.')}"
         for key in value
-        if key not in _names(schema)
+        if key not in names_of(schema)
     ]
     hints = typing.get_type_hints(schema)
     made: dict[str, Any] = {}
-    for name in _names(schema):
+    for name in names_of(schema):
         where, hint = f"{section}.{name}", hints[name]
         if name not in value:
             problems.append(f"{where}: not there; type ++{where}=VALUE")
@@ -92,8 +111,9 @@ def _leaf(schema: type, name: str, hint: Any, where: str, value: Any) -> tuple[A
         return None, [f"{where} is {shown(value)}; wanted {_wanted(hint)}"]
 
 
-def _names(schema: type) -> list[str]:
-    return [one.name for one in fields(schema)]
+def names_of(schema: type) -> tuple[str, ...]:
+    """The keys of a section."""
+    return tuple(one.name for one in fields(schema))
 
 
 def _wanted(hint: Any) -> str:

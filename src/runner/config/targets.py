@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.names import did_you_mean, nearest, shown
+from runner.config.schema import Batching, names_of
 
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-GROUP_LEVEL = {"data": ("batch_size", "evaluation_batch_size", "shuffle", "drop_last"), "optimizer": ("groups",)}
+GROUP_LEVEL = {"data": names_of(Batching), "optimizer": ("groups",)}
 """Keys of a group that the runner takes off before the rest of the node is handed to its target."""
 _FILLED_IN = {"scheduler": ("total_steps", "steps_per_epoch")}
 _FIRST_FILLED_IN = {"optimizer": ("params",), "scheduler": ("optimizer",)}
