@@ -17,7 +17,7 @@ from typing import Any
 from runner.errors import ConfigError, TrustError
 from runner.trust_memory import NEVER_REMEMBERED, TrustMemory, located
 
-__all__ = ["ALLOWED_ROOTS", "TrustMemory", "check_targets"]
+__all__ = ["ALLOWED_ROOTS", "INSTRUCTIONS", "NODES", "TrustMemory", "check_targets"]
 
 ALLOWED_ROOTS = (
     "torch.nn",
@@ -33,7 +33,10 @@ FUNCTION_ROOTS = ("torch.nn.functional", "torch.nn.init", "torch.nn.utils", "run
 """Where functions may be named, not only classes."""
 
 NODES = ("model", "data", "objective", "optimizer", "scheduler", "observers")
-"""The nodes of a config that are built."""
+"""The nodes of a config that are built, in the order in which their mistakes are told."""
+
+INSTRUCTIONS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+"""The keys that tell how a node is built; all others are arguments."""
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "model": ("torch.nn.Module",),
@@ -41,7 +44,6 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
 }
 _CURVES = "runner.training.schedule"
-_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 # A reference to another node, or an environment variable, with a plain default at most, read as a number or not. Every
@@ -93,8 +95,9 @@ class _Gate:
     def by_name(self, node: Mapping[Any, Any]) -> Iterator[str]:
         """What speaks against a node before anything is imported."""
         for key in node:
-            if isinstance(key, str) and key.startswith("_") and key not in _KEYS:
-                yield f"{key!r} stands beside _target_; of such keys a file may hold {', '.join(sorted(_KEYS))} only"
+            if isinstance(key, str) and key.startswith("_") and key not in INSTRUCTIONS:
+                allowed = ", ".join(sorted(INSTRUCTIONS))
+                yield f"{key!r} stands beside _target_; of such keys a file may hold {allowed} only"
         target = node["_target_"]
         if not isinstance(target, str):
             yield f"_target_ is {_short(target)}; wanted the dotted name of a class, as text"

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, SequentialLR
 
 from runner.config.build import Training, build
 from runner.config.build_optimizer import build_optimizer, build_scheduler
-from runner.config.check import BUILT, check
+from runner.config.check import check
 from runner.config.composing import compose
 from runner.config.fitting import fitted
 from runner.config.nodes import device_of
@@ -22,7 +22,7 @@ from runner.training.schedule import Cosine, CurveScheduler, TorchScheduler
 
 def built(*overrides: str) -> Training:
     composition = compose(overrides, sources=Sources(), draw_seed=lambda: 0)
-    config, _ = fitted(composition, BUILT)
+    config, _ = fitted(composition)
     settings = check(config, known_problems=composition.problems)
     return build(config.resolved, settings, seed=settings.seed)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.check import BUILT, Settings, check
+from runner.config.check import Settings, check
 from runner.config.composing import compose
 from runner.config.fitting import fitted
 from runner.config.places import conf_directory
@@ -16,7 +16,7 @@ from runner.records import Monitor
 
 def checked(*overrides: str) -> tuple[Settings, list[str]]:
     composition = compose(overrides, sources=Sources(), draw_seed=lambda: 4711)
-    config, notes = fitted(composition, BUILT)
+    config, notes = fitted(composition)
     return check(config, known_problems=composition.problems), notes
 
 
@@ -168,7 +168,7 @@ def test_the_options_arguments_that_a_typed_target_does_not_take_are_left_out() 
     composition = compose(
         ["model._target_=torch.nn.Linear", "+model.out_features=10"], sources=Sources(), draw_seed=lambda: 0
     )
-    config, notes = fitted(composition, BUILT)
+    config, notes = fitted(composition)
     assert config.resolved["model"] == {"_target_": "torch.nn.Linear", "in_features": 64, "out_features": 10}
     assert config.composed["model"] == config.resolved["model"]
     assert len(notes) == 1
@@ -185,7 +185,7 @@ def test_another_model_gets_only_the_arguments_that_it_cannot_do_without(
 
     def kept(node: str, target: str) -> dict[str, object]:
         composition = compose([f"{node}._target_=fitnets.{target}"], sources=Sources(), draw_seed=lambda: 0)
-        return {key: value for key, value in fitted(composition, BUILT)[0].resolved[node].items() if key != "_target_"}
+        return {key: value for key, value in fitted(composition)[0].resolved[node].items() if key != "_target_"}
 
     assert kept("model", "net") == {"classes": 10}
     assert kept("model", "anything") == {}

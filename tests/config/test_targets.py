@@ -153,4 +153,4 @@ def test_a_target_that_takes_anything_is_never_told_what_to_take(modules: Path) 
 
 def test_nodes_are_found_in_mappings_and_lists_outer_ones_first() -> None:
     config = {"model": {"_target_": "a.B", "parts": [{"_target_": "c.D"}]}, "name": {"_target_": "not.Built"}}
-    assert [node.path for node in target_nodes(config, ("model", "data"))] == ["model", "model.parts[0]"]
+    assert [node.path for node in target_nodes(config)] == ["model", "model.parts[0]"]

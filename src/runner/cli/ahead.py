@@ -15,7 +15,7 @@ _LIBRARIES = (("libtorch_global_deps.so", ctypes.RTLD_GLOBAL), ("libtorch_cpu.so
 
 
 def load_torch_ahead() -> None:
-    """Begin to load torch's library. Does nothing where it is loaded already, or lies in another place than on Linux."""
+    """Begin to load torch's library. Does nothing where it is loaded already, or lies elsewhere than on Linux."""
     if "torch" in sys.modules:
         return
     spec = importlib.util.find_spec("torch")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from runner.config.composing import Config
 from runner.config.interpolation import dotted, leaves
@@ -15,11 +15,9 @@ from runner.config.words import LAUNCH_WORDS
 from runner.errors import ConfigError
 from runner.records import Monitor
 from runner.training.plan import Trainer
+from runner.trust import NODES
 
-BUILT = ("model", "data", "objective", "optimizer", "scheduler", "observers")
-"""The top-level keys with nodes that are built, in the order in which their mistakes are told."""
-KNOWN = ("name", "seed", "monitor", *BUILT, *SCHEMAS)
-_ALWAYS_BUILT = ("model", "data", "objective", "optimizer", "scheduler")
+KNOWN = ("name", "seed", "monitor", *NODES, *SCHEMAS)
 _RULE = "{match: '*.bias', lr: 0.1}"
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.\w+(?:\.\w+)?\s*:\s*)?['\"]?([A-Za-z_][\w-]*)")
 
@@ -58,10 +56,10 @@ def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
         sections["batching"], wrong = typed(Batching, "data", own)
         problems += wrong
     problems += _missing_and_redacted(resolved)
-    for key in _ALWAYS_BUILT:
-        if not _is_built(resolved.get(key)):
+    for key in NODES:
+        if key != "observers" and not _is_built(resolved.get(key)):
             problems.append(f"{key}: nothing to build; type {key}=OPTION, or {key}._target_=MODULE.NAME")
-    for target in target_nodes(resolved, BUILT):
+    for target in target_nodes(resolved):
         problems += problems_of(target)
     problems += _groups(_at(resolved, "optimizer", "groups"))
     problems += _observers(resolved.get("observers"))
@@ -73,7 +71,7 @@ def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
     return Settings(str(name), int(str(seed)), monitor, **sections)
 
 
-def _is_built(node: Any) -> bool:
+def _is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(node, Mapping) and "_target_" in node
 
 

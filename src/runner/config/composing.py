@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,8 +217,3 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
     resolved = {str(name): value_of(config, name, str(name)) for name in config}
     return resolved, problems
-
-
-def with_values(config: Config, *, composed: dict[str, Any], resolved: dict[str, Any]) -> Config:
-    """The same config with other values."""
-    return replace(config, composed=composed, resolved=resolved)

@@ -2,21 +2,15 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from runner.config.composing import Composition, Config, with_values
-from runner.config.targets import (
-    GROUP_LEVEL,
-    RESERVED,
-    TargetError,
-    TargetNode,
-    locate,
-    parameters_of,
-    target_nodes,
-)
+from runner.config.composing import Composition, Config
+from runner.config.targets import GROUP_LEVEL, TargetError, TargetNode, locate, parameters_of, target_nodes
+from runner.trust import INSTRUCTIONS
 
 
-def fitted(composition: Composition, groups: tuple[str, ...]) -> tuple[Config, list[str]]:
+def fitted(composition: Composition) -> tuple[Config, list[str]]:
     """The config without what the typed targets do not take, and a note for each of them.
 
     What was typed itself stays, so that a mistake in it is told. Imports the typed targets.
@@ -24,12 +18,12 @@ def fitted(composition: Composition, groups: tuple[str, ...]) -> tuple[Config, l
     config = composition.config
     keys = [override.key_or_group for override in composition.typed if not override.is_delete()]
     notes = []
-    for target in list(target_nodes(config.resolved, groups)):
+    for target in list(target_nodes(config.resolved)):
         if f"{target.path}._target_" not in keys:
             continue
         surplus = [key for key in _surplus(target) if not _is_typed(f"{target.path}.{key}", keys)]
         if surplus:
-            config = with_values(
+            config = replace(
                 config,
                 composed=_without(config.composed, target.path, surplus),
                 resolved=_without(config.resolved, target.path, surplus),
@@ -52,7 +46,7 @@ def _surplus(target: TargetNode) -> list[str]:
     if parameters is None:
         return []
     takes_any = target.path != "model" and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    kept = (*RESERVED, *(GROUP_LEVEL[target.group] if target.outermost and target.group in GROUP_LEVEL else ()))
+    kept = (*INSTRUCTIONS, *(GROUP_LEVEL[target.group] if target.outermost and target.group in GROUP_LEVEL else ()))
     return [
         str(key)
         for key in target.node

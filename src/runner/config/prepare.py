@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.config.check import BUILT, Settings, check
+from runner.config.check import Settings, check
 from runner.config.composing import FORCED, Composition, Config, compose, composed_by_hydra
 from runner.config.documents import redact_file, written
 from runner.config.fitting import fitted
@@ -56,7 +56,7 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     if words.resume is not None:
         replay = prepare_resume(words, overrides, sources=sources, memory=memory)
         composition = replay.composition
-        config, notes = fitted(composition, BUILT)
+        config, notes = fitted(composition)
         settings = check(config, known_problems=composition.problems)
         resumption = resumed(replay, config, words)
         return Prepared(
@@ -78,7 +78,7 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
         # What is interpolated from the run directory has to say the one that was claimed.
         elsewhere = [*overrides, f"hydra.run.dir={as_text(str(path))}"]
         composition = compose(elsewhere, sources=sources, draw_seed=lambda: settings.seed)
-        config, _ = fitted(composition, BUILT)
+        config, _ = fitted(composition)
     run = _run_in(path, config, settings)
     return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
 
@@ -105,9 +105,9 @@ def problems_of_line(line: Sequence[str]) -> list[str]:
 
 def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Settings, list[str]]:
     """The config and settings of a fresh launch. Its targets are the user's own, and are remembered as such."""
-    config, notes = fitted(composition, BUILT)
+    config, notes = fitted(composition)
     settings = check(config, known_problems=composition.problems)
-    memory.remember(target.node["_target_"] for target in target_nodes(config.resolved, BUILT))
+    memory.remember(target.node["_target_"] for target in target_nodes(config.resolved))
     return config, settings, notes
 
 

@@ -16,7 +16,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from runner.checkpoint.handle import Checkpoint
-from runner.config.check import BUILT
 from runner.config.composing import Composition, Config, compose, parse
 from runner.config.diff import STRUCTURAL, Difference, differences
 from runner.config.documents import BUILT as BUILT_FILE
@@ -244,7 +243,7 @@ def _own_conf_targets(overrides: Sequence[str], sources: Sources) -> list[str]:
         fresh = compose(overrides, sources=sources, draw_seed=lambda: 0)
     except ConfigError:
         return []
-    names = [target.node["_target_"] for target in target_nodes(fresh.config.resolved, BUILT)]
+    names = [target.node["_target_"] for target in target_nodes(fresh.config.resolved)]
     return [name for name in names if isinstance(name, str) and "." in name]
 
 

@@ -5,15 +5,15 @@ import inspect
 import traceback
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.config.names import did_you_mean, nearest, shown
 from runner.config.schema import Batching, names_of
+from runner.trust import INSTRUCTIONS, NODES
 
-RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 GROUP_LEVEL = {"data": names_of(Batching), "optimizer": ("groups",)}
 """Keys of a group that the runner takes off before the rest of the node is handed to its target."""
 _FILLED_IN = {"scheduler": ("total_steps", "steps_per_epoch")}
@@ -39,9 +39,9 @@ class TargetNode:
         return self.path == self.group
 
 
-def target_nodes(config: Mapping[str, Any], groups: Collection[str]) -> Iterator[TargetNode]:
-    """Every mapping with a `_target_` under the given top-level keys, the outer ones first."""
-    for group in groups:
+def target_nodes(config: Mapping[str, Any]) -> Iterator[TargetNode]:
+    """Every mapping with a `_target_` under the keys that are built, the outer ones first."""
+    for group in NODES:
         if group in config:
             yield from _nodes_in(config[group], group, group)
 
@@ -121,9 +121,9 @@ def problems_of(target: TargetNode) -> list[str]:
     """Everything that is wrong with a node: its target, the names of its arguments, what it lacks."""
     path, node = target.path, target.node
     problems = [
-        f"{path}.{key}: no such key{did_you_mean(str(key), RESERVED, prefix=path + '.')}"
+        f"{path}.{key}: no such key{did_you_mean(str(key), INSTRUCTIONS, prefix=path + '.')}"
         for key in node
-        if _is_instruction(key) and key not in RESERVED
+        if _is_instruction(key) and key not in INSTRUCTIONS
     ]
     name = node["_target_"]
     if not isinstance(name, str) or name == "???":
@@ -152,7 +152,7 @@ def _arguments(target: TargetNode, name: str, found: Any) -> list[str]:
             problems.append(f"{path}.{key}: {name} takes no argument {key!r}{near or '; it takes none'}")
         elif key in names and (wrong := _wrong_type(parameters[key].annotation, given[key])):
             problems.append(f"{path}.{key} is {shown(given[key])}; {name} wants {wrong}")
-    if node_is_partial(target.node):
+    if target.node.get("_partial_") is True:
         return problems
     by_position = len(target.node["_args_"]) if isinstance(target.node.get("_args_"), list) else 0
     lacking = [
@@ -181,7 +181,8 @@ def _is_instruction(key: object) -> bool:
 def filled_in(target: TargetNode, parameters: Mapping[str, inspect.Parameter]) -> set[str]:
     """The arguments that the runner fills in when it builds the node."""
     if not target.outermost:
-        return set()
+        # The schedulers in a scheduler, as SequentialLR has them, get the optimizer too.
+        return {"optimizer"} & set(parameters) if target.group == "scheduler" else set()
     filled = {name for name in _FILLED_IN.get(target.group, ()) if name in parameters}
     first = next(iter(parameters), "")
     return filled | ({first} if first in _FIRST_FILLED_IN.get(target.group, ()) else set())
@@ -208,10 +209,6 @@ def _made_by_module_alone(found: type) -> bool:
     """torch's own `Module.__init__` says that it takes anything, and raises if it is given anything."""
     made_by = next(one for one in found.__mro__ if "__init__" in one.__dict__)
     return (made_by.__module__, made_by.__qualname__) == ("torch.nn.modules.module", "Module")
-
-
-def node_is_partial(node: Mapping[str, Any]) -> bool:
-    return node.get("_partial_") is True
 
 
 def _wrong_type(annotation: Any, value: Any) -> str | None:
