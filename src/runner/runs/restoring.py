@@ -12,8 +12,10 @@ from runner.config.build import Training
 from runner.training.schedule import CurveScheduler, TorchScheduler
 from runner.training.state import TrainState
 
-_LENGTHS = ("T_max", "total_steps", "total_iters")
-"""What torch's schedulers call their own length."""
+_OWN_LENGTHS = ("T_max", "total_iters")
+"""What torch's schedulers call a length that the runner does not fill in."""
+_FILLED_IN = ("total_steps", "_schedule_phases")
+"""What OneCycleLR makes of the length that the runner fills in."""
 _RATES = ("lr", "initial_lr")
 _LIMITS = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -51,6 +53,7 @@ def restore(
     elif "scheduler" not in reset and saved["scheduler"]["class"] == state.scheduler.kind:
         notes += _ask_scheduler(state, built, _below("scheduler", changed), with_lr="lr" in optimizer_options)
         if set(_LIMITS) & set(changed):
+            _follow_length(state.scheduler, built)
             notes += _own_length(state.scheduler)
     if lr_before is not None and state.lr != lr_before:
         notes.append(f"the learning rate: {lr_before:.6g} when it was saved, {state.lr:.6g} now, as the config asks")
@@ -107,11 +110,16 @@ def _ask_scheduler(state: TrainState, built: _Built, changed: set[str], *, with_
     return notes
 
 
+def _follow_length(scheduler: TorchScheduler, built: _Built) -> None:
+    """A longer training is one for a torch scheduler, too, that gets its length from the runner."""
+    vars(scheduler.scheduler).update({name: built.scheduler[name] for name in _FILLED_IN if name in built.scheduler})
+
+
 def _own_length(scheduler: TorchScheduler) -> list[str]:
     """That one of torch's schedulers keeps its own length when the training becomes another."""
     return [
         f"trainer's length: {scheduler.kind} keeps its own, {name}={getattr(scheduler.scheduler, name)}; "
         f"set scheduler.{name} to change it"
-        for name in _LENGTHS
+        for name in _OWN_LENGTHS
         if hasattr(scheduler.scheduler, name)
     ]

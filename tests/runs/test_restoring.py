@@ -1,0 +1,158 @@
+"""What a launch overrides wins over what was saved; what cannot be as it was is said."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runner
+
+OPTIONS = ("checkpoint.keep.last=null", "checkpoint.keep.best=null", "hydra.run.dir=here")
+TORCH = "scheduler._target_=torch.optim.lr_scheduler."
+
+
+@pytest.fixture
+def resumed(short, messages) -> Callable[..., tuple[dict[str, Any], list[str]]]:
+    """The state one step after a resume at step 5 of 10 with other overrides, and what was said of the resume."""
+
+    def resumed(first: Sequence[str], then: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        short("trainer.max_epochs=2", *OPTIONS, *first)
+        before = len(messages())
+        run = runner.run(["+resume=here@step=5", "trainer.max_steps=6", *then])
+        said = [
+            line.removeprefix("not as it was: ") for line in messages()[before:] if line.startswith("not as it was")
+        ]
+        return run.checkpoint(6).state(), said
+
+    return resumed
+
+
+def groups(state: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(state["optimizer"]["groups"])
+
+
+CONSTANT = "scheduler=constant"
+
+
+def test_nothing_is_said_and_nothing_changes_where_nothing_was_overridden(short, messages) -> None:
+    # The second stops at step 3; the length is no part of a constant learning rate.
+    short(CONSTANT, *OPTIONS, "trainer.max_steps=3")
+    run = runner.run(["+resume=here", "trainer.max_steps=null"])
+    assert not [line for line in messages() if line.startswith("not as it was")]
+    assert "at step 3, epoch 0, batch 3, learning rate 0.003" in messages()
+    assert {record["lr"] for record in run.metrics if record["event"] == "step"} == {3e-3}
+
+
+def test_lr_and_weight_decay_win_over_the_saved_ones(resumed) -> None:
+    state, said = resumed([CONSTANT], ["optimizer.lr=1e-4", "optimizer.weight_decay=0.5"])
+    (group,) = groups(state)
+    assert (group["lr"], group["initial_lr"], group["weight_decay"], group["eps"]) == (1e-4, 1e-4, 0.5, 1e-8)
+    assert "the learning rate: 0.003 when it was saved, 0.0001 now, as the config asks" in said
+
+
+def test_a_new_lr_follows_the_curve_from_where_it_stands(short) -> None:
+    short("scheduler.warmup=0", "trainer.max_epochs=2", *OPTIONS)
+    run = runner.run(["+resume=here@step=5", "optimizer.lr=6e-3"])
+    rates = {record["step"]: record["lr"] for record in run.metrics if record["event"] == "step"}
+    assert rates[6] == 3e-3  # Half of the new one, half-way down the cosine.
+
+
+def test_settings_of_parameter_groups_win(resumed) -> None:
+    first = "optimizer.groups=[{match: '*.bias', weight_decay: 0.1}]"
+    then = "optimizer.groups=[{match: '*.bias', weight_decay: 0.0, lr: 1e-5}]"
+    state, _ = resumed([CONSTANT, first], [then])
+    bias, rest = groups(state)
+    assert (bias["weight_decay"], bias["lr"]) == (0.0, 1e-5)
+    assert (rest["weight_decay"], rest["lr"]) == (0.01, 3e-3)
+    assert all("exp_avg" in values for values in state["optimizer"]["state"].values())
+
+
+def test_other_parameter_groups_keep_the_state_of_every_parameter(resumed) -> None:
+    state, said = resumed([CONSTANT], ["optimizer.groups=[{match: '*.bias', lr: 1e-5}]"])
+    assert [group["lr"] for group in groups(state)] == [1e-5, 3e-3]
+    assert all(float(values["step"]) == 6 for values in state["optimizer"]["state"].values())
+    assert "the settings of the optimizer's groups: they hold other parameters now" in said
+
+
+def test_another_optimizer_starts_anew_and_says_so(resumed) -> None:
+    state, said = resumed([CONSTANT], ["optimizer=sgd"])
+    assert state["optimizer"]["class"] == "torch.optim.sgd.SGD"
+    assert groups(state)[0]["lr"] == 1e-2
+    assert "the optimizer's state: torch.optim.adamw.AdamW was saved, torch.optim.sgd.SGD starts anew" in said
+
+
+def test_another_scheduler_starts_from_where_the_training_stands_and_says_so(resumed) -> None:
+    state, said = resumed([CONSTANT], ["scheduler=cosine", "scheduler.warmup=0"])
+    assert state["scheduler"]["class"] == "runner.training.schedule.Cosine"
+    assert groups(state)[0]["lr"] == 0.0  # Its end is step 6.
+    assert any("Constant was saved, runner.training.schedule.Cosine starts anew" in line for line in said)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "scheduler"])
+def test_what_is_reset_starts_anew(resumed, part: str) -> None:
+    state, said = resumed([CONSTANT], [f"+reset=[{part}]"])
+    steps = {float(values["step"]) for values in state["optimizer"]["state"].values()}
+    assert steps == ({1.0} if part == "optimizer" else {6.0})
+    assert any("starts anew" in line for line in said)
+
+
+def test_a_longer_training_follows_the_longer_curve_and_says_both_rates(short, messages) -> None:
+    short("scheduler.warmup=0", *OPTIONS)
+    run = runner.run(["+resume=here", "trainer.max_epochs=2"])
+    assert "not as it was: the learning rate: 0 when it was saved, 0.0015 now, as the config asks" in messages()
+    rates = {record["step"]: record["lr"] for record in run.metrics if record["event"] == "step"}
+    assert rates[6] == 1.5e-3  # Half-way down the cosine over 10 steps.
+
+
+def test_a_torch_scheduler_follows_an_overridden_lr_and_setting(resumed) -> None:
+    step = [f"{TORCH}StepLR", "+scheduler.step_size=6", "+scheduler.gamma=0.1"]
+    state, said = resumed(step, ["optimizer.lr=1e-2", "scheduler.gamma=0.5"])
+    assert groups(state)[0]["lr"] == pytest.approx(5e-3, rel=1e-9)  # Computed by torch, factor by factor.
+    assert state["scheduler"]["state"]["base_lrs"] == [1e-2]
+    assert "the learning rate: 0.003 when it was saved, 0.01 now, as the config asks" in said
+
+
+def test_settings_that_torch_keeps_in_the_groups_are_overridden_too(resumed) -> None:
+    cycle = [f"{TORCH}OneCycleLR", "+scheduler.max_lr=1e-2"]
+    state, _ = resumed(cycle, ["scheduler.max_lr=2e-2"])
+    (group,) = groups(state)
+    assert (group["max_lr"], group["initial_lr"]) == (2e-2, 2e-2 / 25)
+
+
+def test_the_smallest_rates_of_plateau_are_a_list_under_another_name(resumed) -> None:
+    state, _ = resumed(["scheduler=plateau"], ["scheduler.min_lr=1e-3", "scheduler.patience=7"])
+    saved = state["scheduler"]["state"]
+    assert (saved["min_lrs"], saved["patience"]) == ([1e-3], 7)
+
+
+def test_a_torch_scheduler_keeps_its_own_length_and_that_is_said(short, messages) -> None:
+    short(f"{TORCH}CosineAnnealingLR", "+scheduler.T_max=5", *OPTIONS)
+    runner.run(["+resume=here", "trainer.max_epochs=2"])
+    assert any("CosineAnnealingLR keeps its own, T_max=5; set scheduler.T_max" in line for line in messages())
+
+
+def test_a_torch_scheduler_that_gets_its_length_from_the_runner_follows_a_longer_one(short) -> None:
+    short(f"{TORCH}OneCycleLR", "+scheduler.max_lr=1e-2", *OPTIONS)
+    run = runner.run(["+resume=here", "trainer.max_epochs=2"])
+    assert run.checkpoint().state()["scheduler"]["state"]["total_steps"] == 10
+    rates = [record["lr"] for record in run.metrics if record["event"] == "step"]
+    assert rates[5] > rates[9] > 0  # Torch's own would have raised past its end.
+
+
+def test_what_cannot_be_set_after_loading_is_said(resumed) -> None:
+    chained = [
+        f"{TORCH}ChainedScheduler",
+        "+scheduler.schedulers=[{_target_: torch.optim.lr_scheduler.ConstantLR, total_iters: 3}]",
+    ]
+    then = "scheduler.schedulers=[{_target_: torch.optim.lr_scheduler.ConstantLR, total_iters: 9}]"
+    _, said = resumed(chained, [then])
+    assert any(
+        line.startswith("scheduler.schedulers: torch.optim.lr_scheduler.ChainedScheduler keeps") for line in said
+    )
+
+
+def test_newer_checkpoints_are_set_aside_and_named(resumed, tmp_path: Path) -> None:
+    _, said = resumed([CONSTANT], [])
+    assert any(line.startswith("step-000000010: newer than what is resumed") for line in said)
+    assert [path.name for path in (tmp_path / "here/checkpoints/aside").rglob("step-*")] == ["step-000000010"]
