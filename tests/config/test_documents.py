@@ -110,3 +110,22 @@ def test_the_sweepers_own_file_loses_its_secrets(tmp_path: Path) -> None:
     assert "geheim" not in file.read_text() and "seed=3" in file.read_text()
     assert list(tmp_path.iterdir()) == [file]
     redact_file(tmp_path / "not_there.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e3", "1e-3", ".5e3", "1_000", "0x1F", "0o17", "12:30:00", "2026-11-23", "yes", "~", "=", "<<", "null", ".inf"],
+)
+def test_a_text_that_looks_like_something_else_comes_back_as_a_text(text: str) -> None:
+    config = config_of(f"name='{text}'")
+    files = documents(config)
+    saved = saved_config(files["config.yaml"], files["config.json"], where=Path("x"))
+    assert saved.composed["name"] == saved.written["name"] == text
+
+
+def test_small_and_large_numbers_come_back_as_numbers() -> None:
+    config = config_of("optimizer.lr=1e-5", "+model.big=1e22", "+model.none=-inf", "+model.whole=123456789012345678901")
+    files = documents(config)
+    saved = saved_config(files["config.yaml"], files["config.json"], where=Path("x"))
+    assert saved.composed["model"] == config.composed["model"]
+    assert saved.composed["optimizer"]["lr"] == 1e-5

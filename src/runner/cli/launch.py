@@ -87,33 +87,11 @@ def _help() -> str:
 
 
 def launch_prepared(prepared: "Prepared") -> "Outcome":
-    """Carry out what was prepared, as a job of Hydra: with its callbacks, and the environment that `hydra.job` sets."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.utils import run_job
-    from hydra.types import HydraContext
+    """Carry out what was prepared."""
+    from runner.config.internals import run_as_job
 
     outcomes: list[Outcome] = []
-    failures: list[Exception] = []
-
-    def task(_: "DictConfig") -> None:
-        try:
-            outcomes.append(_execute(prepared))
-        except Exception as error:
-            # Hydra would put a line of its own before it; it is raised again below.
-            failures.append(error)
-
-    callbacks = Callbacks(prepared.node)
-    callbacks.on_run_start(config=prepared.node, config_name=prepared.node.hydra.job.config_name)
-    job = run_job(
-        task_function=task,
-        config=prepared.node,
-        job_dir_key="hydra.run.dir",
-        job_subdir_key=None,
-        hydra_context=HydraContext(config_loader=prepared.loader, callbacks=callbacks),
-    )
-    callbacks.on_run_end(config=prepared.node, config_name=prepared.node.hydra.job.config_name, job_return=job)
-    for error in failures:
-        raise error
+    run_as_job(prepared.node, prepared.loader, lambda _: outcomes.append(_execute(prepared)))
     return outcomes[0]
 
 
@@ -179,7 +157,8 @@ def _hydra(line: Sequence[str], task: Callable[["DictConfig"], float | None]) ->
     """Hydra's own entry point, which reads sys.argv; errors come out of it instead of being printed."""
     import hydra
 
-    from runner.config.sources import VERSION_BASE, Sources, register_plugins
+    from runner.config.internals import VERSION_BASE
+    from runner.config.sources import Sources, register_plugins
     from runner.config.words import split_flags
 
     flags, overrides = split_flags(line)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml  # type: ignore[import-untyped]
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -83,7 +82,7 @@ def compose(
     return Composition(config, node, tuple(parsed), loader, (*problems, *unresolved), whole=not mistakes)
 
 
-def parse(overrides: Sequence[str], loader: ConfigLoaderImpl, *, sweep: bool = False) -> list[Override]:
+def parse(overrides: Sequence[str], loader: ConfigLoader, *, sweep: bool = False) -> list[Override]:
     """Read overrides one by one. ConfigError with every one that cannot be read, or that would need a sweep."""
     parser = OverridesParser.create(config_loader=loader)
     parsed: list[Override] = []
@@ -153,7 +152,7 @@ def _not_an_option(override: Override) -> list[str]:
     return [] if named else [f"{text}: {group} is a group; type {group}=OPTION, or {group}.KEY=VALUE"]
 
 
-def _load(loader: ConfigLoaderImpl, sources: Sources, overrides: list[str]) -> tuple[DictConfig, list[Mistake]]:
+def _load(loader: ConfigLoader, sources: Sources, overrides: list[str]) -> tuple[DictConfig, list[Mistake]]:
     """Compose; after each mistake once more without it, so that the next one is seen too."""
     mistakes: list[Mistake] = []
     while True:
@@ -206,7 +205,7 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         try:
             child = parent[key]
         except OmegaConfBaseException as error:
-            raw = parent._get_node(key)._value()
+            raw = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
             problems.append(f"{path}: {raw!r} cannot be resolved ({str(error).splitlines()[0]})")
             return None
         if OmegaConf.is_dict(child):

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.composing import Config
@@ -129,7 +128,7 @@ def _mapping(data: bytes, where: Path) -> dict[str, Any]:
     """YAML that may be anybody's. Aliases are refused: a few hundred bytes of them expand into gigabytes."""
     _check_size(data, where)
     try:
-        value = yaml.load(data, Loader=_plain_loader())
+        value = yaml.load(data, Loader=_PlainLoader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FormatError(f"{where}: not readable YAML ({reason}); use another checkpoint") from error
@@ -138,17 +137,14 @@ def _mapping(data: bytes, where: Path) -> dict[str, Any]:
     return value
 
 
-def _plain_loader() -> Any:
-    """OmegaConf's loader, which reads 1e-3 as a number, without aliases."""
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as `_yaml` writes it. Without aliases."""
 
-    class PlainLoader(get_yaml_loader()):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                at = self.peek_event().start_mark
-                raise yaml.constructor.ConstructorError(None, None, "aliases are not read", at)
-            return super().compose_node(parent, index)
-
-    return PlainLoader
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            at = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not read", at)
+        return super().compose_node(parent, index)
 
 
 def _json(data: bytes, where: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +25,7 @@ class Mistake:
     """A key that does not exist. `describe` finds a near one, once the config is there."""
 
 
-def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoaderImpl) -> Mistake:
+def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> Mistake:
     """What `error`, raised while `overrides` were composed, is about."""
     if isinstance(error, MissingConfigException):
         return _missing_option(error, overrides, loader)
@@ -90,7 +90,7 @@ def _paths(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     return sorted(found, key=lambda path: path.count("."))
 
 
-def _missing_option(error: MissingConfigException, overrides: Sequence[str], loader: ConfigLoaderImpl) -> Mistake:
+def _missing_option(error: MissingConfigException, overrides: Sequence[str], loader: ConfigLoader) -> Mistake:
     missing = error.missing_cfg_file if isinstance(error.missing_cfg_file, str) else ""
     group, _, option = missing.rpartition("/")
     for override in overrides:

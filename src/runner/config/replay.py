@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -131,7 +131,7 @@ def _forced(override: Override) -> Override:
     return OverridesParser.create().parse_override(f"+{override.input_line}")
 
 
-def packages(loader: ConfigLoaderImpl, config_name: str, overrides: Sequence[str]) -> dict[str, str]:
+def packages(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> dict[str, str]:
     """Under which key each group stands. A `@package _global_` option counts as standing under its group's name."""
     listed = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN)
     found = {}

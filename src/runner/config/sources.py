@@ -1,27 +1,16 @@
 """Where configs come from: our own conf/, the user's, and what the command line adds to them."""
 
-import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobRuntime, setup_globals
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from runner.config.internals import loader_over, plugins
 from runner.config.names import did_you_mean
 from runner.config.places import conf_directory, user_directory
 from runner.errors import ConfigError
-
-log = logging.getLogger(__name__)
-
-VERSION_BASE = "1.3"
-APP_NAME = "runner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,60 +43,23 @@ class UserConf(SearchPathPlugin):
 
 
 def register_plugins() -> None:
-    """Let Hydra find its plugins, and add ours. A broken plugin that is merely installed is named in a ConfigError."""
-    if Plugins not in Singleton._instances:
-        _scan_plugins()
-    Plugins.instance().register(UserConf)
+    """Let Hydra find its plugins, and add ours."""
+    plugins().register(UserConf)
 
 
-def _scan_plugins() -> None:
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            Plugins.instance()
-    except (Exception, SystemExit) as error:
-        # Whatever a plugin does on import comes out here, and every Hydra program would die of it without a name.
-        name = _plugin_that_raised(error)
-        if name is None:
-            raise
-        raise ConfigError(
-            f"{name}: an installed plugin of Hydra that cannot be imported ({type(error).__name__}: {error}); "
-            "repair or uninstall it"
-        ) from error
-    for warning in caught:
-        lines = [line.strip() for line in str(warning.message).strip().splitlines()]
-        log.warning("%s", " ".join(lines))
-
-
-def _plugin_that_raised(error: BaseException) -> str | None:
-    """The name of the module that Hydra's scan was importing when it failed."""
-    trace, name = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_name == "_scan_all_plugins":
-            name = trace.tb_frame.f_locals.get("modname")
-        trace = trace.tb_next
-    return name
-
-
-def config_loader(sources: Sources) -> ConfigLoaderImpl:
-    """Hydra's loader over everything that `sources` names. Registers the resolvers `now` and `hydra`."""
+def config_loader(sources: Sources) -> ConfigLoader:
+    """Hydra's loader over everything that `sources` names."""
     register_plugins()
-    version.setbase(VERSION_BASE)
-    setup_globals()
-    JobRuntime.instance().set("name", APP_NAME)
     directory = sources.directory
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no directory of configs; --config-path wants one")
-    search_path = create_config_search_path(str(directory))
-    if sources.config_dir is not None:
-        added = Path(sources.config_dir).resolve()
-        if not added.is_dir():
-            raise ConfigError(f"{added}: no directory of configs; --config-dir wants one")
-        search_path.prepend("command-line", f"file://{added}", anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=search_path)
+    added = None if sources.config_dir is None else Path(sources.config_dir).resolve()
+    if added is not None and not added.is_dir():
+        raise ConfigError(f"{added}: no directory of configs; --config-dir wants one")
+    return loader_over(directory, added)
 
 
-def groups(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
+def groups(loader: ConfigLoader) -> dict[str, list[str]]:
     """The options of every group of the search path, Hydra's own left out."""
     found: dict[str, list[str]] = {}
     pending = [name for name in loader.list_groups("") if name != "hydra"]

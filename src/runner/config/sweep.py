@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
@@ -64,7 +64,7 @@ def _values(override: Override) -> list[str]:
     return found[:1] + found[-1:] if override.is_range_sweep() else found
 
 
-def _sweeper_params(composition: Composition, typed: Iterable[Override], loader: ConfigLoaderImpl) -> list[Override]:
+def _sweeper_params(composition: Composition, typed: Iterable[Override], loader: ConfigLoader) -> list[Override]:
     """The sweeps that stand in the config of Hydra's sweeper, where the command line has no other for their keys."""
     params = OmegaConf.select(composition.node, "hydra.sweeper.params")
     if not params:
