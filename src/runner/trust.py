@@ -124,7 +124,10 @@ class _Gate:
             try:
                 value = _followed(parent, part, dotted)
             except (ImportError, AttributeError) as e:
-                yield f"_target_ {target!r}: {dotted!r} cannot be imported ({type(e).__name__}: {e}); correct it"
+                yield (
+                    f"_target_ {target!r}: {dotted!r} cannot be imported ({type(e).__name__}: {e}); "
+                    "install it, or put its directory on PYTHONPATH"
+                )
                 return
             if isinstance(value, ModuleType) and value.__name__ != dotted and not self._granted(value.__name__):
                 yield (

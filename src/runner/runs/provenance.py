@@ -102,10 +102,9 @@ def kept_git(into: Path) -> Iterator[None]:
         return
     into.mkdir(parents=True, exist_ok=True)
     (into / "git.commit").write_text(f"{commit}\n", encoding="utf-8")
-    wanted = {
-        "git.status": "git status --porcelain",
-        "git.diff": f"git diff --no-ext-diff --no-color HEAD | head -c {LARGEST_DIFF}",
-    }
+    # Written for programs, and without rewriting the index.
+    diff = "git -c diff.autoRefreshIndex=false diff --no-ext-diff --no-color HEAD"
+    wanted = {"git.status": "git status --porcelain", "git.diff": f"{diff} | head -c {LARGEST_DIFF}"}
     writing = []
     for name, command in wanted.items():
         with (into / name).open("wb") as file:

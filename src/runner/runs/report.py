@@ -39,8 +39,8 @@ def say(console: Console, line: str | Text = "", style: str = "") -> None:
 
 
 def tell(console: Console, line: str) -> None:
-    """One line on the terminal and in the run's log."""
-    say(console, line)
+    """One line in the run's log and on the terminal, which wraps it between words."""
+    console.print(line, highlight=False, soft_wrap=not console.is_terminal, markup=False)
     log.info("%s", line)
 
 

@@ -1,0 +1,151 @@
+"""The bar on a terminal, plain lines elsewhere, and what they say."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from runner.records import Ended, Epoch, Evaluation, Progress, Saved, Started, Step
+from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay, duration
+
+
+class Display:
+    """A display on a screen of this width, and its clock."""
+
+    def __init__(self, *, terminal: bool, width: int = 80, bar: bool = True) -> None:
+        self.time = 100.0
+        self.text = io.StringIO()
+        self.console = Console(
+            file=self.text, force_terminal=terminal, width=width, color_system=None, legacy_windows=False
+        )
+        self.display = ProgressDisplay(self.console, bar=bar, clock=lambda: self.time)
+
+    def start(self, *, step: int = 0, total: int | None = 100) -> None:
+        progress = Progress(step=step, samples=step * 32)
+        self.display.observe(Started(progress, 1, "name", total, 10, Path("run"), {}))
+
+    def step(self, number: int, *, loss: float | None = 0.5, after: float = LINE) -> str:
+        """What is shown anew when this step comes after so many seconds."""
+        self.time += after
+        at = self.text.tell()
+        self.display.observe(Step(Progress(number, number // 10, number % 10, number * 32), 3e-4, loss=loss))
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text.getvalue()[at:]).strip("\r\n")
+
+
+def test_plain_lines_come_now_and_then() -> None:
+    one = Display(terminal=False)
+    one.start()
+    assert one.step(1, after=LINE / 2) == ""
+    assert one.step(2, after=LINE / 2) == "epoch 1  step 2/100  loss 0.5000  lr 3.0e-04  6 samples/s  8:10 min left"
+    assert one.step(3, after=LINE / 2) == ""
+    assert one.step(12, loss=None) == "epoch 2  step 12/100  loss 0.5000  lr 3.0e-04  15 samples/s  3:03 min left"
+
+
+def test_the_time_left_after_a_resume_counts_only_what_is_left() -> None:
+    one = Display(terminal=False)
+    one.start(step=90)
+    # 5 steps in 10 seconds, and 5 are left; what came before took its time in another process.
+    assert one.step(95) == "epoch 10  step 95/100  loss 0.5000  lr 3.0e-04  16 samples/s  10 s left"
+
+
+def test_without_a_known_end_no_time_is_left() -> None:
+    one = Display(terminal=False)
+    one.start(total=None)
+    assert one.step(5) == "epoch 1  step 5  loss 0.5000  lr 3.0e-04  16 samples/s"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_fits_its_terminal(width: int) -> None:
+    one = Display(terminal=True, width=width)
+    one.start(total=200_000)
+    assert one.step(1, after=REFRESH / 2) == ""
+    shown = one.step(123_456).splitlines()[-1]
+    for part in ("epoch 12346", "62%", "step 123456", "loss 0.5000", "lr 3.0e-04", "/s", "left"):
+        assert part in shown
+    assert ("samples/s" in shown) == (width == 120)
+    assert len(shown.rstrip()) <= width and "…" not in shown
+    one.display.observe(Ended(Progress(2), "finished", "max_steps"))
+    assert one.display.progress is None
+
+
+def test_the_cursor_is_never_left_hidden() -> None:
+    one = Display(terminal=True)
+    one.start()
+    one.step(1)
+    text = one.text.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_without_a_bar_a_terminal_gets_plain_lines() -> None:
+    one = Display(terminal=True, bar=False)
+    one.start()
+    assert one.step(1).startswith("epoch 1  step 1/100  ")
+
+
+def test_evaluations_and_unusual_saves_are_said() -> None:
+    one = Display(terminal=False)
+    one.start()
+    at = Progress(20, 2)
+    one.display.observe(Epoch(at, 0.4, 0.1, 1.0))
+    one.display.observe(Evaluation(at, "validation", {"val_loss": 0.25, "val_accuracy": 0.5}, "averaged", True, 0.1))
+    one.display.observe(Saved(at, Path("step-000000020"), ("every_epochs", "improvement"), {}, 10, 0.1))
+    one.display.observe(Saved(at, Path("step-000000020"), ("signal",), {}, 10, 0.1))
+    assert one.text.getvalue().splitlines() == [
+        "validation epoch 2  step 20  val_loss 0.2500  val_accuracy 0.5000  averaged weights  best",
+        "saved step-000000020 (signal)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (187, "3:07 min"), (7500, "2:05:00 h")]
+)
+def test_lengths_of_time_are_written_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+SCRIPT = """
+from pathlib import Path
+from rich.console import Console
+from runner.records import Progress, Started, Step
+from runner.runs.observers.progress import ProgressDisplay
+seconds = iter(range(100))
+display = ProgressDisplay(Console(), bar=True, clock=lambda: float(next(seconds)))
+display.observe(Started(Progress(), 1, "name", 4, 2, Path("run"), {}))
+for step in range(1, 5):
+    display.observe(Step(Progress(step, 0, step, step), 0.1, loss=0.5))
+display.close()
+"""
+
+
+def test_a_real_terminal_gets_a_bar_and_a_pipe_none(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {
+        **os.environ,
+        "TERM": "xterm",
+        "COLUMNS": "80",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    command = [sys.executable, "script.py"]
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                read = os.read(controller, 65536)
+            except OSError:  # Linux's way to say that the other end is closed.
+                break
+            if not read:
+                break
+            shown += read
+    os.close(controller)
+    assert process.returncode == 0
+    assert "━" in shown.decode() and "100%" in shown.decode()
+    piped = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=True)
+    assert "━" not in piped.stdout and "\x1b" not in piped.stdout
