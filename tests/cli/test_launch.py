@@ -34,6 +34,12 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--cfg=job", "debug=fst"], "runner: debug=fst: debug has no such option; did you mean 'fast'?\n"),
         (["--cfg", "job", "modle=cnn"], "runner: modle=cnn: no group 'modle'; did you mean 'model=cnn'?\n"),
         (["seed=0,x", "-m"], "runner: seed is 'x'; wanted a whole number from 0, or null to have one drawn\n"),
+        (
+            ["optimizer.lr=interval(0.1,0.2)", "-m"],
+            "runner: BasicSweeper does not support sweep type : INTERVAL_SWEEP; "
+            "sweep in another way, or choose another hydra/sweeper\n",
+        ),
+        (["--foo", "-m"], "runner: --foo: no such flag; did you mean '--info'?\n"),
         (["trainer.max_epochs=0"], "runner: trainer.max_epochs is 0; wanted a number of at least 1, or null\n"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runner.config.composing import Config, compose
-from runner.config.documents import documents, redact_file, resolved, saved_config, write_hydra_files, written
+from runner.config.documents import documents, resolved, saved_config, sweep_file_redacted, write_hydra_files, written
 from runner.config.prepare import prepare
 from runner.config.secrets import REDACTED
 from runner.config.sources import Sources
@@ -103,13 +103,16 @@ def test_the_sweepers_own_file_loses_its_secrets(tmp_path: Path) -> None:
     node = compose(["+data.token=geheim", "seed=3"], sources=Sources(), draw_seed=lambda: 1).node
     from omegaconf import OmegaConf
 
-    file = tmp_path / "multirun.yaml"
-    file.write_text(OmegaConf.to_yaml(node))
+    file, other = tmp_path / "multirun.yaml", tmp_path / "other.yaml"
+    OmegaConf.save(node, file)
     assert file.read_text().count("geheim") > 1
-    redact_file(file)
+    with sweep_file_redacted():
+        OmegaConf.save(node, file)
+        OmegaConf.save(node, f=other)
     assert "geheim" not in file.read_text() and "seed=3" in file.read_text()
-    assert list(tmp_path.iterdir()) == [file]
-    redact_file(tmp_path / "not_there.yaml")
+    assert other.read_text().count("geheim") > 1
+    OmegaConf.save(node, file)
+    assert file.read_text().count("geheim") > 1
 
 
 @pytest.mark.parametrize(

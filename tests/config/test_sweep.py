@@ -46,6 +46,14 @@ def test_a_wrong_value_anywhere_refuses_the_whole_sweep() -> None:
     assert problems("seed=0,1", "trainer.max_epochs=5,6") == []
 
 
+def test_a_place_of_the_sweep_that_leads_nowhere_is_told() -> None:
+    assert problems("seed=0,1", "hydra.sweep.dir=${nope}", "hydra.sweep.subdir=${nope}") == [
+        "hydra.sweep.dir: Interpolation key 'nope' not found; type hydra.sweep.dir=DIRECTORY",
+        "hydra.sweep.subdir: Interpolation key 'nope' not found; type hydra.sweep.subdir=DIRECTORY",
+    ]
+    assert problems("seed=0,1", "hydra.sweep.dir=x-${now:%Y}", "hydra.sweep.subdir=${hydra:job.name}") == []
+
+
 def test_what_the_sweepers_own_config_sweeps_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "grid.yaml").write_text(

@@ -110,11 +110,19 @@ def _execute(prepared: "Prepared") -> "Outcome":
 
 def _sweep(argv: Sequence[str]) -> int:
     """Check all jobs, then hand over to Hydra's sweeper and launcher. A job's value is its best monitored metric."""
+    from hydra.errors import HydraException
+
+    from runner.config.documents import sweep_file_redacted
     from runner.config.prepare import prepare_sweep
 
     words, line = prepare_sweep(argv)
     try:
-        _hydra(line, _job_of(words))
+        with sweep_file_redacted():
+            _hydra(line, _job_of(words))
+    except HydraException as error:
+        # What the sweeper itself refuses, before its first job.
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{reason}; sweep in another way, or choose another hydra/sweeper") from error
     except ConfigError as error:
         # The sweep was checked; what a single job is refused for is a failure of that job.
         raise RunnerError(str(error)) from error

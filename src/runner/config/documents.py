@@ -7,9 +7,9 @@ config.json                 what was built: resolved; values from the environmen
 """
 
 import json
-import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -108,20 +108,27 @@ def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:
                 (directory / name).write_bytes(data)
 
 
-def redact_file(path: Path) -> None:
-    """Take the secrets out of the multirun.yaml that Hydra's sweeper has written."""
+@contextmanager
+def sweep_file_redacted() -> Iterator[None]:
+    """Inside, the multirun.yaml that a sweeper of Hydra makes of its whole config is written without secrets.
+
+    Sweepers write it with `OmegaConf.save` and start the first job at once, or hand it to a cluster that starts it
+    tomorrow: nothing of ours comes between, so the saving itself is taken over.
+    """
+    save = OmegaConf.save
+
+    def save_redacted(config: Any, f: Any, resolve: bool = False) -> None:
+        if not isinstance(f, str | Path) or Path(f).name != "multirun.yaml":
+            save(config, f, resolve)
+            return
+        clean = redact(OmegaConf.to_container(config, resolve=resolve))
+        Path(f).write_bytes(_yaml({**clean, "hydra": _redacted_lists(clean["hydra"])}))
+
+    OmegaConf.save = staticmethod(save_redacted)  # type: ignore[method-assign]
     try:
-        config = _mapping(path.read_bytes(), path)
-    except (OSError, FormatError):
-        # Another sweeper, or another launcher's machine: there is none.
-        return
-    clean = redact(config)
-    if isinstance(clean.get("hydra"), Mapping):
-        clean["hydra"] = _redacted_lists(clean["hydra"])
-    if clean != config:
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        temporary.write_bytes(_yaml(clean))
-        temporary.replace(path)
+        yield
+    finally:
+        OmegaConf.save = staticmethod(save)  # type: ignore[method-assign]
 
 
 def _mapping(data: bytes, where: Path) -> dict[str, Any]:

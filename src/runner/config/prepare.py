@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from runner.config.check import Settings, check
 from runner.config.composing import FORCED, Composition, Config, compose, composed_by_hydra
-from runner.config.documents import redact_file, written
+from runner.config.documents import written
 from runner.config.fitting import fitted
 from runner.config.identity import identity
 from runner.config.replay import as_text
@@ -115,7 +115,6 @@ def prepare_job(task_config: DictConfig, words: Words, *, memory: TrustMemory | 
     """A job of a sweep, in the directory that Hydra made for it. HydraConfig has to be set."""
     composition = composed_by_hydra(task_config, draw_seed=draw_seed)
     directory = Path(str(composition.node.hydra.runtime.output_dir))
-    redact_file(Path(str(composition.node.hydra.sweep.dir)) / "multirun.yaml")
     config, settings, notes = checked(composition, memory if memory is not None else TrustMemory())
     run = _run_in(directory, config, settings)
     return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)

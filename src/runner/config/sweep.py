@@ -1,12 +1,13 @@
 """A sweep is checked before its first job starts: each of its values once, in as few compositions as that takes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from runner.config.composing import Composition, compose, parse
+from runner.config.composing import Composition, compose, hydra_config, parse
 from runner.config.sources import Sources, config_loader
 from runner.errors import ConfigError
 
@@ -38,6 +39,7 @@ def check_sweep(
     first_job = jobs(parsed)[0]
     first = tried(first_job)
     if first is not None:
+        problems.update(dict.fromkeys(_place(first)))
         parsed = [*_sweeper_params(first, parsed, loader), *parsed]
     for job in jobs(parsed):
         if job != first_job:
@@ -62,6 +64,19 @@ def _values(override: Override) -> list[str]:
     found = [f"{key}={text}" for text in override.sweep_string_iterator()]
     # What lies between the ends of a range is no worse than they are, and there may be a million of it.
     return found[:1] + found[-1:] if override.is_range_sweep() else found
+
+
+def _place(composition: Composition) -> Iterator[str]:
+    """What is wrong with the directories of the sweep and its jobs."""
+    with hydra_config(composition.node):
+        for key in ("dir", "subdir"):
+            try:
+                composition.node.hydra.sweep[key]
+            except InterpolationToMissingValueError:
+                # As `${hydra.job.num}`, which every job gets.
+                continue
+            except OmegaConfBaseException as error:
+                yield f"hydra.sweep.{key}: {str(error).splitlines()[0]}; type hydra.sweep.{key}=DIRECTORY"
 
 
 def _sweeper_params(composition: Composition, typed: Iterable[Override], loader: ConfigLoader) -> list[Override]:
