@@ -45,6 +45,12 @@ def problems(*overrides: str) -> list[str]:
         ("model=???", ["model: no option chosen; type model=OPTION, one of cnn, gpt, mlp"]),
         ("trainer=3", ["trainer=3: trainer is a group; type trainer=OPTION, or trainer.KEY=VALUE"]),
         ("optimizer", ["optimizer: no override; type KEY=VALUE"]),
+        ("", ["'': no override; type KEY=VALUE"]),
+        ("=5", ["=5: no key; type KEY=VALUE"]),
+        (
+            "hydra.run.dir=${nope}",
+            ["hydra.run.dir: Interpolation key 'nope' not found; type hydra.run.dir=VALUE"],
+        ),
         (
             "optimizer.lr=1,2",
             [
@@ -163,3 +169,8 @@ def test_an_unknown_primary_config_is_named() -> None:
 
 def test_conf_is_found_from_the_package() -> None:
     assert (conf_directory() / "config.yaml").is_file()
+
+
+def test_a_primary_config_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"^nope: no such config; there is config$"):
+        composed(sources=Sources(config_name="nope"))

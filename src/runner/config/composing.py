@@ -78,7 +78,9 @@ def compose(
     try:
         config, unresolved = _config(node, recorded)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError([*problems, str(error).splitlines()[0]]) from error
+        key = error.full_key if isinstance(error, OmegaConfBaseException) else None
+        reason = str(error).splitlines()[0]
+        raise ConfigError([*problems, f"{key}: {reason}; type {key}=VALUE" if key else reason]) from error
     return Composition(config, node, tuple(parsed), loader, (*problems, *unresolved), whole=not mistakes)
 
 
@@ -92,6 +94,9 @@ def parse(overrides: Sequence[str], loader: ConfigLoader, *, sweep: bool = False
             override = parser.parse_override(text)
         except (OverrideParseException, HydraException) as error:
             problems.append(_unreadable(text, error))
+            continue
+        if not override.key_or_group:
+            problems.append(f"{text}: no key; type KEY=VALUE")
             continue
         override.config_loader = loader
         parsed.append(override)
@@ -137,7 +142,7 @@ def hydra_config(node: DictConfig) -> Iterator[None]:
 
 def _unreadable(text: str, error: Exception) -> str:
     if "=" not in text and not text.startswith("~"):
-        return f"{text}: no override; type KEY=VALUE"
+        return f"{text or repr(text)}: no override; type KEY=VALUE"
     return f"{text}: cannot be read ({str(error).splitlines()[0]}); quote what is special: 'key=\"a, b\"'"
 
 

@@ -97,7 +97,7 @@ def _missing_option(error: MissingConfigException, overrides: Sequence[str], loa
         key, equals, value = override.lstrip("+").partition("=")
         if equals and key.partition("@")[0] == group and option in value:
             return Mistake(no_such_option(group, option, loader.get_group_options(group)), override)
-    options = loader.get_group_options(group)
+    options = [name for name in loader.get_group_options(group) if not name.startswith("_")]
     where = str(error).splitlines()[0].partition(":")[0].strip("' ") if str(error).startswith("In ") else missing
     if where.startswith("In "):
         source = where.removeprefix("In ").strip("'")
