@@ -97,6 +97,6 @@ def test_what_is_read_back_and_differs_is_damage(short, tmp_path: Path) -> None:
 
 
 def test_a_launch_with_a_device_that_is_not_there_is_refused_and_leaves_nothing(short, tmp_path: Path) -> None:
-    with pytest.raises(runner.ConfigError, match="runtime.device is 'abacus'; wanted auto, cpu, cuda, cuda:N or mps"):
+    with pytest.raises(runner.ConfigError, match=r"runtime\.device is 'abacus'"):
         short("runtime.device=abacus")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
