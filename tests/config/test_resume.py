@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.store import CheckpointStore
 from runner.config.documents import BUILT as BUILT_FILE
-from runner.config.documents import COMPOSED, saved_config, write_hydra_files
+from runner.config.documents import COMPOSED, documents, saved_config, write_hydra_files
 from runner.config.finding import Found
 from runner.config.places import conf_directory
 from runner.config.prepare import Prepared, prepare
@@ -16,6 +19,7 @@ from runner.config.resume import Replay, compose_again, prepare_resume, resumed
 from runner.config.sources import Sources
 from runner.config.words import Words
 from runner.errors import ConfigError, ResumeError, TrustError
+from runner.records import Progress
 from runner.trust_memory import TrustMemory
 
 
@@ -111,8 +115,8 @@ def test_a_value_that_conf_has_changed_since_stays_as_it_was_saved(place: Place)
     assert config.overrides == ("seed=3", "trainer.max_steps=9")
     assert told(replay) == [
         "conf/ has changed since; as it was saved: ++model._target_='runner.models.mlp.MLP'",
-        "conf/ has changed since; as it was saved: ~optimizer.foo",
         "conf/ has changed since; as it was saved: ++optimizer.weight_decay=0.01",
+        "conf/ has changed since; as it was saved: ~optimizer.foo",
         "conf/ has changed since; as it was saved: ++trainer.accumulate=1",
     ]
 
@@ -183,6 +187,44 @@ def test_a_group_can_be_switched_on_a_saved_config_too(place: Place) -> None:
     (place.conf / "debug/fast.yaml").unlink()
     config = place.again("optimizer=sgd").composition.config
     assert config.resolved["optimizer"]["_target_"] == "torch.optim.SGD" and "betas" not in config.resolved["optimizer"]
+
+
+def test_on_a_saved_config_earlier_overrides_are_replaced_not_repeated(place: Place) -> None:
+    place.launch("debug=fast", "optimizer.lr=0.5", "seed=3")
+    (place.conf / "debug/fast.yaml").unlink()
+    replay = place.again("seed=4", "optimizer=sgd")
+    assert replay.composition.config.overrides == ("debug=fast", "seed=4", "optimizer=sgd")
+    assert told(replay)[1:] == ["optimizer=sgd: the earlier overrides optimizer.lr=0.5 are left out"]
+
+
+def test_an_option_that_there_is_not_is_told_alone_on_a_saved_config_too(place: Place) -> None:
+    place.launch("debug=fast")
+    (place.conf / "debug/fast.yaml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        prepare([f"--config-path={place.conf}", f"+resume={place.run}", "optimizer=nope"], memory=place.memory)
+    assert caught.value.problems == ("optimizer=nope: optimizer has no such option; there is adamw, sgd",)
+
+
+def test_another_model_is_refused_with_every_difference(place: Place) -> None:
+    launched = place.launch("model._target_=torch.nn.Linear", "+model.out_features=10", "+model.bias=false")
+    keep = KeepPolicy(last=None, best=None, every_steps=None)
+    CheckpointStore(launched.run.checkpoints, run=launched.run.id, keep=keep, monitor=None).save(
+        {"model": {"w": torch.zeros(1)}},
+        progress=Progress(step=1),
+        reasons=("end",),
+        metrics={},
+        documents=documents(launched.config),
+        facts={},
+    )
+    argv = [f"--config-path={place.conf}", f"+resume={place.run}", "model.out_features=4", "~model.bias"]
+    with pytest.raises(ResumeError) as caught:
+        prepare(argv, memory=place.memory)
+    assert str(caught.value).splitlines() == [
+        "model.out_features was 10 and is 4 now",
+        "model.bias was false and is not there now",
+        "the saved state may not fit another model; type +allow=[model] to go on all the same",
+    ]
+    assert prepare([*argv, "+allow=[model]"], memory=place.memory).resumption is not None
 
 
 def test_a_renamed_key_makes_the_saved_config_the_primary_one(place: Place) -> None:

@@ -26,7 +26,7 @@ class Difference:
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """Every leaf that differs between two resolved configs, both in the form in which they are written."""
-    return [Difference(dotted(path), was, new, kind_of(path)) for path, was, new in _differing(saved, now, ())]
+    return [Difference(dotted(path), was, new, kind_of(path)) for path, was, new in differing(saved, now)]
 
 
 def kind_of(path: Path) -> str:
@@ -39,12 +39,13 @@ def kind_of(path: Path) -> str:
     return COURSE
 
 
-def _differing(saved: Any, now: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
+def differing(saved: Any, now: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
+    """Where two trees differ, and the two values; NOT_THERE where one of them has none. Lists are values."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*saved, *now]):
             before = saved.get(key, NOT_THERE)
             after = now.get(key, NOT_THERE)
-            yield from _differing(before, after, (*path, key))
+            yield from differing(before, after, (*path, key))
     elif not same(saved, now):
         yield path, saved, now
 

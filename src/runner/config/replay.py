@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from runner.config.diff import same
+from runner.config.diff import NOT_THERE, differing
 from runner.config.interpolation import Path
 from runner.config.secrets import REDACTED
 from runner.config.words import LAUNCH_WORDS
@@ -147,8 +147,17 @@ class Pin:
     """A value that conf/ no longer gives, held to what was saved."""
 
     path: Path
-    override: str
-    """As Hydra takes it."""
+    saved: Any
+    """NOT_THERE: the key is left out of the config again."""
+
+    @property
+    def key(self) -> str:
+        return ".".join(map(str, self.path))
+
+    @property
+    def override(self) -> str:
+        """As Hydra takes it."""
+        return f"~{self.key}" if self.saved is NOT_THERE else f"++{self.key}={as_text(self.saved)}"
 
 
 def pins(saved: Mapping[str, Any], today: Mapping[str, Any], *, keep_new: Callable[[Path], bool]) -> Iterator[Pin]:
@@ -156,23 +165,9 @@ def pins(saved: Mapping[str, Any], today: Mapping[str, Any], *, keep_new: Callab
 
     Keys that are new today are left out of the config again, unless `keep_new` wants them.
     """
-    yield from _pins(saved, today, (), keep_new)
-
-
-def _pins(saved: Any, today: Any, path: Path, keep_new: Callable[[Path], bool]) -> Iterator[Pin]:
-    for key in today:
-        if key not in saved and not keep_new((*path, key)):
-            yield Pin((*path, key), f"~{_key(path, key)}")
-    for key, value in saved.items():
-        there = key in today
-        if there and isinstance(value, Mapping) and isinstance(today[key], Mapping):
-            yield from _pins(value, today[key], (*path, key), keep_new)
-        elif not (there and same(value, today[key])) and not (isinstance(value, str) and REDACTED in value):
-            yield Pin((*path, key), f"++{_key(path, key)}={as_text(value)}")
-
-
-def _key(path: Path, key: Any) -> str:
-    return ".".join(map(str, (*path, key)))
+    for path, was, _ in differing(saved, today):
+        if not (keep_new(path) if was is NOT_THERE else isinstance(was, str) and REDACTED in was):
+            yield Pin(path, was)
 
 
 def as_text(value: Any) -> str:

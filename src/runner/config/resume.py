@@ -5,11 +5,12 @@
 If the saved overrides no longer compose, the saved config itself takes the place of the primary config.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,12 +18,13 @@ from omegaconf import OmegaConf
 
 from runner.checkpoint.handle import Checkpoint
 from runner.config.composing import Composition, Config, compose, parse
-from runner.config.diff import STRUCTURAL, Difference, differences
+from runner.config.diff import NOT_THERE, STRUCTURAL, Difference, differences
 from runner.config.documents import BUILT as BUILT_FILE
 from runner.config.documents import COMPOSED, SavedConfig, saved_config, written
 from runner.config.finding import Found, find
 from runner.config.interpolation import leaves, replaced
-from runner.config.replay import as_text, combined, packages, pins, repeatable
+from runner.config.names import shown
+from runner.config.replay import Combined, Pin, as_text, combined, packages, pins, repeatable
 from runner.config.schema import SCHEMAS
 from runner.config.secrets import redact
 from runner.config.sources import Sources, config_loader
@@ -99,65 +101,119 @@ def _saved(found: Found) -> tuple[SavedConfig, Path]:
 
 def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *, sources: Sources) -> Replay:
     """The config of a run as it was, with this launch's overrides on top."""
-
-    def draw() -> int:
-        seed = saved.written.get("seed")
-        return seed if isinstance(seed, int) else 0
-
     loader = config_loader(sources)
-    new = parse(overrides, loader)
-    directory = f"hydra.run.dir={as_text(str(found.run.path))}"
-    kept, notes = repeatable(saved.overrides)
-    base = _compose_as_saved(kept, sources, draw)
-    if base is None:
-        return _from_saved_config(found, saved, kept, new, sources, draw, [*found.notes, *notes], directory)
-    typed = [text.input_line or "" for text in kept]
-    places = packages(loader, sources.config_name, typed)
+    launch = _Launch(found, saved, sources, loader, tuple(parse(overrides, loader)))
+    kept, left_out = repeatable(saved.overrides)
+    base = launch.as_saved(kept)
+    places = {} if base is None else packages(loader, sources.config_name, _texts(kept))
+    earlier = OmegaConf.create(saved.composed) if base is None else base.node
     both = combined(
         kept,
-        [one for one in new if not one.is_hydra_override()],
+        [one for one in launch.typed if not one.is_hydra_override()],
         choices=saved.choices,
-        exists=lambda key: OmegaConf.select(base.node, key, default=None) is not None,
+        exists=lambda key: OmegaConf.select(earlier, key, default=None) is not None,
         package_of=lambda key: places.get(key, key.replace("/", ".") if loader.get_group_options(key) else None),
     )
-    hydra = [one.input_line or "" for one in new if one.is_hydra_override()]
-    argv = [*hydra, *both.overrides, directory]
-    composition = compose(argv, sources=sources, draw_seed=draw, recorded=both.overrides)
-    held = _pins(saved, base, composition, both.switched)
-    if held and composition.whole:
+    notes = [*found.notes, *left_out]
+    rewritten = None if base is None else launch.on_conf(base, both)
+    if base is not None and rewritten is not None:
+        told = [pin.override for pin in rewritten.pins if not _expected(pin, kept, base)]
+        notes += [f"conf/ has changed since; as it was saved: {override}" for override in told]
+    else:
+        rewritten = launch.on_saved_config(both)
+        notes.append("its saved overrides no longer compose with conf/; the saved config itself is used")
+    return Replay(found, saved, rewritten.composition, rewritten.argv, tuple(overrides), (*notes, *both.notes))
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    composition: Composition
+    argv: tuple[str, ...]
+    """The line that Hydra gets."""
+    pins: Sequence[Pin] = ()
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What is rewritten, and the two ways to do that."""
+
+    found: Found
+    saved: SavedConfig
+    sources: Sources
+    loader: ConfigLoader
+    typed: tuple[Override, ...]
+
+    @property
+    def directory(self) -> str:
+        return f"hydra.run.dir={as_text(str(self.found.run.path))}"
+
+    def draw(self) -> int:
+        """A seed that was drawn stays what it was."""
+        seed = self.saved.written.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+    def as_saved(self, kept: Sequence[Override]) -> Composition | None:
+        """The saved overrides alone on today's conf/; None if they no longer compose."""
+        try:
+            base = compose(_texts(kept), sources=self.sources, draw_seed=self.draw)
+        except ConfigError:
+            return None
+        return base if base.whole else None
+
+    def on_conf(self, base: Composition, both: Combined) -> _Rewritten | None:
+        """All overrides on today's conf/, pinned to what it was; None if that cannot be done."""
+        hydra = _texts(one for one in self.typed if one.is_hydra_override())
+        argv = [*hydra, *both.overrides, self.directory]
+        composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
+        held = _pins(self.saved, base, composition, both.switched)
+        if not held or not composition.whole:
+            return _Rewritten(composition, tuple(argv))
         # After the saved overrides, so that they win over them; what this launch changes is not pinned.
-        argv = [*hydra, *both.overrides, *held, directory]
-        composition = compose(argv, sources=sources, draw_seed=draw, recorded=both.overrides)
-        if not composition.whole:
-            return _from_saved_config(found, saved, kept, new, sources, draw, [*found.notes, *notes], directory)
-        notes += [f"conf/ has changed since; as it was saved: {one}" for one in held if not _expected(one, kept, base)]
-    notes = [*found.notes, *notes, *both.notes]
-    return Replay(found, saved, composition, tuple(argv), tuple(overrides), tuple(notes))
+        argv = [*hydra, *both.overrides, *(pin.override for pin in held), self.directory]
+        composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
+        return _Rewritten(composition, tuple(argv), held) if composition.whole else None
+
+    def on_saved_config(self, both: Combined) -> _Rewritten:
+        """The saved config in the place of the primary one. A group that is chosen anew is taken out of it first."""
+        primary = dict(self.saved.composed)
+        there = OmegaConf.create(primary)
+        argv = []
+        for one in self.typed:
+            text, key = one.input_line or "", one.key_or_group
+            options = [] if one.is_delete() or one.is_hydra_override() else self.loader.get_group_options(key)
+            if options:
+                if one.value() in options:
+                    primary.pop(key, None)
+                argv.append(f"+{text.lstrip('+')}")
+            elif one.is_add() and OmegaConf.select(there, key, default=None) is not None:
+                argv.append(f"+{text}")
+            else:
+                argv.append(text)
+        argv.append(self.directory)
+        quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+        ConfigStore.instance().store(_PRIMARY, {"defaults": ["_self_", *quiet], **primary})
+        sources = replace(self.sources, config_name=_PRIMARY)
+        composition = compose(argv, sources=sources, draw_seed=self.draw, recorded=both.overrides)
+        return _Rewritten(composition, (f"--config-name={_PRIMARY}", *argv))
 
 
-def _expected(pin: str, kept: Sequence[Override], base: Composition) -> bool:
+def _texts(overrides: Iterable[Override]) -> list[str]:
+    return [one.input_line or "" for one in overrides]
+
+
+def _expected(pin: Pin, kept: Sequence[Override], base: Composition) -> bool:
     """Whether a pin is needed although conf/ is what it was.
 
     A typed target had arguments of its option left out; a time that was interpolated has passed.
     """
-    key = pin.lstrip("~+").partition("=")[0]
-    retargeted = [one.key_or_group.removesuffix("_target_") for one in kept if one.key_or_group.endswith("._target_")]
-    if pin.startswith("~"):
-        return any(key.startswith(node) for node in retargeted)
-    return _NOW in str(_at(base.config.composed, tuple(key.split("."))))
+    if pin.saved is NOT_THERE:
+        targets = [one.key_or_group for one in kept if one.key_or_group.endswith("._target_")]
+        return any(pin.key.startswith(target.removesuffix("_target_")) for target in targets)
+    return _NOW in str(_at(base.config.composed, pin.path))
 
 
-def _compose_as_saved(kept: Sequence[Override], sources: Sources, draw: Callable[[], int]) -> Composition | None:
-    """The saved overrides on today's conf/; None if they no longer compose."""
-    try:
-        base = compose([one.input_line or "" for one in kept], sources=sources, draw_seed=draw)
-    except ConfigError:
-        return None
-    return base if base.whole else None
-
-
-def _pins(saved: SavedConfig, base: Composition, now: Composition, switched: Sequence[str]) -> list[str]:
-    """What conf/ gives differently today, as overrides; without what this launch changes itself."""
+def _pins(saved: SavedConfig, base: Composition, now: Composition, switched: Sequence[str]) -> list[Pin]:
+    """What conf/ gives differently today; without what this launch changes itself."""
 
     def keep_new(path: tuple[str | int, ...]) -> bool:
         # What a newer runner has added to its own sections is needed; anything else would be built differently.
@@ -167,57 +223,19 @@ def _pins(saved: SavedConfig, base: Composition, now: Composition, switched: Seq
     as_saved, as_typed = redact(base.config.composed), redact(now.config.composed)
     passed = {path: _at(saved.written, path) for path, text in leaves(saved.composed) if _NOW in str(text)}
     return [
-        pin.override
+        pin
         for pin in pins(replaced(saved.composed, passed), as_saved, keep_new=keep_new)
-        if not any(_key(pin.path) == key or _key(pin.path).startswith(f"{key}.") for key in switched)
+        if not any(f"{pin.key}.".startswith(f"{key}.") for key in switched)
         and _at(as_saved, pin.path) == _at(as_typed, pin.path)
     ]
-
-
-def _key(path: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, path))
 
 
 def _at(tree: Any, path: tuple[str | int, ...]) -> Any:
     for part in path:
         if not isinstance(tree, dict) or part not in tree:
-            return "(not there)"
+            return NOT_THERE
         tree = tree[part]
     return tree
-
-
-def _from_saved_config(
-    found: Found,
-    saved: SavedConfig,
-    kept: Sequence[Override],
-    new: Sequence[Override],
-    sources: Sources,
-    draw: Callable[[], int],
-    notes: Sequence[str],
-    directory: str,
-) -> Replay:
-    """The saved config in the place of the primary one. A group that is chosen anew is taken out of it first."""
-    primary = dict(saved.composed)
-    loader = config_loader(sources)
-    rewritten = []
-    for one in new:
-        text = one.input_line or ""
-        if loader.get_group_options(one.key_or_group) and not one.is_delete() and not one.is_hydra_override():
-            primary.pop(one.key_or_group, None)
-            rewritten.append(f"+{text.lstrip('+')}")
-        elif one.is_add() and OmegaConf.select(OmegaConf.create(primary), one.key_or_group, default=None) is not None:
-            rewritten.append(f"+{text}")
-        else:
-            rewritten.append(text)
-    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
-    ConfigStore.instance().store(_PRIMARY, {"defaults": ["_self_", *quiet], **primary})
-    recorded = [one.input_line or "" for one in [*kept, *new] if not one.is_hydra_override()]
-    argv = [*rewritten, directory]
-    primary_sources = Sources(sources.config_path, _PRIMARY, sources.config_dir)
-    composition = compose(argv, sources=primary_sources, draw_seed=draw, recorded=recorded)
-    note = "its saved overrides no longer compose with conf/; the saved config itself is used"
-    argv = [f"--config-name={_PRIMARY}", *argv]
-    return Replay(found, saved, composition, tuple(argv), tuple(one.input_line or "" for one in new), (*notes, note))
 
 
 def _check_trust(replay: Replay, words: Words, memory: TrustMemory, *, where: Path, sources: Sources) -> None:
@@ -257,10 +275,14 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
     found = differences(replay.saved.written, written(config))
     refused = [one for one in found if one.kind == STRUCTURAL and one.key.split(".")[0] not in words.allow]
     if refused:
-        lines = [f"{one.key} was {one.saved!r} and is {one.now!r} now" for one in refused]
+        lines = [f"{one.key} was {_shown(one.saved)} and is {_shown(one.now)} now" for one in refused]
         raise ResumeError(
             "\n".join([*lines, "the saved state may not fit another model; type +allow=[model] to go on all the same"])
         )
     return Resumption(
         replay.found.run, replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found)
     )
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is NOT_THERE else shown(value)
