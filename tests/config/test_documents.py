@@ -53,6 +53,9 @@ def test_a_text_that_only_looks_like_an_interpolation_comes_back_as_it_was() -> 
 def test_no_secret_is_written_anywhere(tmp_path: Path) -> None:
     secret = "geheim-4711"
     prepared = prepare([f"hydra.run.dir={tmp_path / 'run'}", f"+hydra.job.env_set.MY_API_KEY={secret}", "seed=3"])
+    looks = "ghp_" + "a1B2" * 9
+    named = prepare([f"hydra.run.dir={tmp_path / 'named'}", f"name={looks}"]).run
+    assert looks not in (named.path / "run.json").read_text()
     config = config_of(f"+data.token={secret}", "+data.pad_token=<pad>".replace("<pad>", "PAD"))
     write_hydra_files(prepared.run, 1, prepared.config)
     write_hydra_files(prepared.run, 2, config)

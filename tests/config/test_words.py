@@ -1,6 +1,6 @@
 import pytest
 
-from runner.config.words import Words, split_flags, split_words
+from runner.config.words import Words, read_line, split_flags, split_words
 from runner.errors import ConfigError
 
 
@@ -81,3 +81,18 @@ def test_a_flag_that_there_is_not_is_refused(argument: str, message: str) -> Non
     with pytest.raises(ConfigError) as caught:
         split_flags(["seed=3", argument])
     assert str(caught.value) == message
+
+
+def test_a_whole_line_is_taken_apart() -> None:
+    assert read_line(["+resume=x", "+reset=[optimizer]", "a=1", "-m", "b=2"]) == (
+        Words(resume="x", reset=("optimizer",)),
+        ["-m"],
+        ["a=1", "b=2"],
+    )
+
+
+@pytest.mark.parametrize("word", ["+allow=[model]", "+reset=[model]"])
+def test_a_word_about_a_resume_without_one_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_line([word, "seed=3"])
+    assert str(caught.value) == f"{word}: says how to go on with a run; add +resume=RUN, or leave it out"

@@ -59,9 +59,9 @@ def launch(argv: Sequence[str]) -> int:
 
 
 def _launch(argv: Sequence[str]) -> int:
-    from runner.config.words import split_flags, split_words
+    from runner.config.words import read_line
 
-    flags, _ = split_flags(split_words(argv)[1])
+    _, flags, _ = read_line(argv)
     names = {flag.partition("=")[0] for flag in flags}
     if names.intersection(_HELP):
         print(_help())
@@ -73,9 +73,13 @@ def _launch(argv: Sequence[str]) -> int:
     load_torch_ahead()
     if names.intersection(_SWEEP):
         return _sweep(argv)
+    from runner.cli.interrupt import leaving_at_once
     from runner.config.prepare import prepare
 
-    return launch_prepared(prepare(argv)).exit_code
+    with leaving_at_once():
+        prepared = prepare(argv)
+        import runner.runs.run  # noqa: F401
+    return launch_prepared(prepared).exit_code
 
 
 def _help() -> str:

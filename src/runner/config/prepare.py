@@ -18,10 +18,11 @@ from runner.config.fitting import fitted
 from runner.config.identity import identity
 from runner.config.replay import as_text
 from runner.config.resume import Resumption, prepare_resume, resumed
+from runner.config.secrets import redact
 from runner.config.sources import Sources
 from runner.config.sweep import check_sweep
 from runner.config.targets import target_nodes
-from runner.config.words import Words, split_flags, split_words
+from runner.config.words import Words, read_line, split_flags
 from runner.errors import ConfigError
 from runner.rundir import RunDir
 from runner.trust_memory import TrustMemory
@@ -50,25 +51,16 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     """
     check_alone(os.environ)
     memory = memory if memory is not None else TrustMemory()
-    words, rest = split_words(argv)
-    flags, overrides = split_flags(rest)
+    words, flags, overrides = read_line(argv)
     sources = Sources.of_flags(flags)
     if words.resume is not None:
         replay = prepare_resume(words, overrides, sources=sources, memory=memory)
-        composition = replay.composition
-        config, notes = fitted(composition)
-        settings = check(config, known_problems=composition.problems)
+        again = replay.composition
+        config, notes = fitted(again)
+        settings = check(config, known_problems=again.problems)
         resumption = resumed(replay, config, words)
-        return Prepared(
-            config,
-            settings,
-            replay.found.run,
-            words,
-            resumption,
-            (*replay.notes, *notes),
-            composition.node,
-            composition.loader,
-        )
+        told = (*replay.notes, *notes)
+        return Prepared(config, settings, replay.found.run, words, resumption, told, again.node, again.loader)
     composition = compose(overrides, sources=sources, draw_seed=draw_seed)
     if composition.node.hydra.mode == RunMode.MULTIRUN:
         raise ConfigError("hydra.mode is MULTIRUN in the config; type -m to sweep")
@@ -83,14 +75,12 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
 
 
-def hydra_line(argv: Sequence[str], *, memory: TrustMemory | None = None) -> list[str]:
+def hydra_line(argv: Sequence[str]) -> list[str]:
     """The line that Hydra gets for a launch: without launch words, and as a resume rewrites it. Makes nothing."""
-    words, rest = split_words(argv)
-    flags, overrides = split_flags(rest)
+    words, flags, overrides = read_line(argv)
     if words.resume is None:
         return [*flags, *overrides]
-    mine = memory if memory is not None else TrustMemory()
-    replay = prepare_resume(words, overrides, sources=Sources.of_flags(flags), memory=mine)
+    replay = prepare_resume(words, overrides, sources=Sources.of_flags(flags), memory=TrustMemory())
     return [*flags, *replay.argv]
 
 
@@ -111,28 +101,27 @@ def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Sett
     return config, settings, notes
 
 
-def prepare_job(task_config: DictConfig, words: Words, *, memory: TrustMemory | None = None) -> Prepared:
+def prepare_job(task_config: DictConfig, words: Words) -> Prepared:
     """A job of a sweep, in the directory that Hydra made for it. HydraConfig has to be set."""
     composition = composed_by_hydra(task_config, draw_seed=draw_seed)
     directory = Path(str(composition.node.hydra.runtime.output_dir))
-    config, settings, notes = checked(composition, memory if memory is not None else TrustMemory())
+    config, settings, notes = checked(composition, TrustMemory())
     run = _run_in(directory, config, settings)
     return Prepared(config, settings, run, words, None, tuple(notes), composition.node, composition.loader)
 
 
-def prepare_sweep(argv: Sequence[str], *, memory: TrustMemory | None = None) -> tuple[Words, list[str]]:
+def prepare_sweep(argv: Sequence[str]) -> tuple[Words, list[str]]:
     """Check every job of a sweep before the first one starts; the launch words, and the line that Hydra is to get."""
     check_alone(os.environ)
-    mine = memory if memory is not None else TrustMemory()
-    words, rest = split_words(argv)
-    flags, overrides = split_flags(rest)
+    words, flags, overrides = read_line(argv)
     if words.resume is not None:
         raise ConfigError("+resume goes on with one run, and -m begins several; leave one of them out")
+    memory = TrustMemory()
     check_sweep(
         overrides,
         sources=Sources.of_flags(flags),
         draw_seed=draw_seed,
-        check=lambda composition: checked(composition, mine),
+        check=lambda composition: checked(composition, memory),
     )
     return words, [*flags, *FORCED, *overrides]
 
@@ -163,7 +152,7 @@ def _run_in(directory: Path, config: Config, settings: Settings) -> RunDir:
     try:
         return RunDir.create(
             directory,
-            name=settings.name,
+            name=redact(settings.name),
             identity=identity(written(config), config.composed),
             created=datetime.now(UTC),
         )

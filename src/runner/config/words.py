@@ -45,6 +45,16 @@ class Words:
     """Modules whose targets a config from a file may name."""
 
 
+def read_line(argv: Sequence[str]) -> tuple[Words, list[str], list[str]]:
+    """The launch words, Hydra's flags and the overrides of a command line. ConfigError for what has no sense in it."""
+    words, rest = split_words(argv)
+    for word, names in (("allow", words.allow), ("reset", words.reset)):
+        if names and words.resume is None:
+            typed = f"+{word}=[{','.join(names)}]"
+            raise ConfigError(f"{typed}: says how to go on with a run; add +resume=RUN, or leave it out")
+    return words, *split_flags(rest)
+
+
 def split_words(argv: Sequence[str]) -> tuple[Words, list[str]]:
     """The launch words of `argv`, and the rest of it in its order. ConfigError for a word without a value."""
     found: dict[str, list[str]] = {word: [] for word in LAUNCH_WORDS}
