@@ -21,7 +21,8 @@ _LOOKS = re.compile(
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"
     r"|://[^/\s:@]+:[^/\s@]+@"
 )
-_WHOLE_INTERPOLATION = re.compile(r"\s*\$\{.*\}\s*", re.DOTALL)
+# Without a default: that would be the value itself.
+_WHOLE_INTERPOLATION = re.compile(r"\s*\$\{[^,]*(?:,\s*(?:null|''|\"\")?\s*)?\}\s*", re.DOTALL)
 _KEY_VALUE = re.compile(r"(?P<key>[\w.\-/@]+)(?P<between>\s*[:=]\s*)(?P<value>'[^']*'|\"[^\"]*\"|[^,{}\[\]]+)")
 
 
