@@ -167,7 +167,8 @@ def end(
     if best is not None:
         say(console, f"best         {best.metric} {best.value:.4f} at step {best.step}")
     if newest is not None:
-        say(console, f"checkpoints  {short(directory / 'checkpoints')}  (newest {newest.path.name})")
+        say(console, f"checkpoints  {short(directory / 'checkpoints')}")
+        say(console, f"newest       {newest.path.name}")
     say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
 

@@ -210,6 +210,11 @@ class _ToFile(logging.FileHandler):
             self.said = True
             sys.stderr.write(f"WARNING {self.baseFilename}: cannot be written ({sys.exception()})\n")
 
+    def close(self) -> None:
+        # What could not be written is tried again here.
+        with suppress(OSError):
+            super().close()
+
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
