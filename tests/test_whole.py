@@ -279,7 +279,8 @@ def test_an_extra_that_is_not_installed_is_named_with_what_to_type(
     wants = {
         "tensorboard": ["observers=tensorboard"],
         "torchdata": ["data._target_=streams.numbers", "trainer.evaluate.every_epochs=null", "monitor=null",
-                      "checkpoint.keep.best=null", "checkpoint.save.on_improvement=false", "scheduler=constant", "data.shuffle=false"],
+                      "checkpoint.keep.best=null", "checkpoint.save.on_improvement=false", "scheduler=constant",
+                      "data.shuffle=false"],
     }  # fmt: skip
     done = launch([*SHORT, *wants[package]], tmp_path, env=without(package, tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
