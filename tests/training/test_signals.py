@@ -29,7 +29,9 @@ def child(what: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "SIGTERM 143"), (signal.SIGINT, "SIGINT 130")])
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGTERM, "SIGTERM 143"), (signal.SIGINT, "SIGINT 130"), (signal.SIGHUP, "SIGHUP 129")]
+)
 def test_the_first_signal_is_noted_and_the_process_goes_on(number: signal.Signals, said: str) -> None:
     with child("ends") as process:
         process.send_signal(number)
@@ -38,7 +40,7 @@ def test_the_first_signal_is_noted_and_the_process_goes_on(number: signal.Signal
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("second", CAUGHT)
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_kills(second: signal.Signals) -> None:
     with child("stays") as process:
         process.send_signal(signal.SIGTERM)
@@ -48,10 +50,30 @@ def test_the_second_signal_kills(second: signal.Signals) -> None:
         assert process.wait(timeout=30) == -second
 
 
+def test_a_closed_terminal_may_send_sighup_twice() -> None:
+    with child("ends") as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=30)
+    assert output == "SIGHUP 129\n"
+    assert process.returncode == 0
+
+
+def test_a_sighup_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with caught() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_put_back_even_after_an_error() -> None:
     before = [signal.getsignal(number) for number in CAUGHT]
     with pytest.raises(KeyError), caught() as signals:
-        assert [signal.getsignal(number) for number in CAUGHT] == [signals.note, signals.note]
+        assert [signal.getsignal(number) for number in CAUGHT] == [signals.note] * 3
         raise KeyError("an error")
     assert [signal.getsignal(number) for number in CAUGHT] == before
 

@@ -19,7 +19,7 @@ from runner.errors import DataError
 Task = tuple[int, int, list[int]]
 """What a worker is told: epoch, number of the batch, indices."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Workers:
@@ -82,7 +82,7 @@ class Workers:
 
 @contextmanager
 def held_back_signals() -> Iterator[None]:
-    """Keeps SIGINT and SIGTERM waiting while workers are started, until `ignore_signals` is in force in them."""
+    """Keeps what ends a run waiting while workers are started, until `ignore_signals` is in force in them."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():
