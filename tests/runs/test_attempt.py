@@ -100,3 +100,39 @@ def test_a_launch_with_a_device_that_is_not_there_is_refused_and_leaves_nothing(
     with pytest.raises(runner.ConfigError, match=r"runtime\.device is 'abacus'"):
         short("runtime.device=abacus")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_steps_that_are_left_out_are_said_at_the_first_and_counted_at_the_end(
+    short, messages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nan_data.py").write_text(
+        "import torch, runner\n"
+        "from torch.utils.data import TensorDataset\n"
+        "def data():\n"
+        "    x = torch.zeros(32, 64)\n"
+        "    x[[3, 20]] = float('nan')\n"
+        "    y = torch.zeros(32).long()\n"
+        "    return runner.Data(TensorDataset(x, y), TensorDataset(x[:1], y[:1]))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = short("data._target_=nan_data.data", "data.batch_size=8", "data.shuffle=false", "trainer.nonfinite=skip")
+    said = [message for message in messages() if "finite" in message]
+    assert said == [
+        "after step 0 (epoch 0, batch 1): loss or gradients are not finite, so the step is left out; "
+        "the end of the run says how often",
+        "left out     2 steps, because loss or gradients were not finite",
+    ]
+    assert [record["step"] for record in run.records if record.get("skipped")] == [0, 1]
+
+
+def test_a_change_in_the_users_own_source_is_said_when_the_run_goes_on(
+    short, messages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "edited_net.py"
+    module.write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = short("model._target_=edited_net.net")
+    module.write_text(module.read_text() + "# edited\n")
+    runner.run([f"+resume={run.directory}", "trainer.max_epochs=2"])
+    (said,) = [message for message in messages() if "edited_net.py" in message]
+    assert said.startswith("not as it was: edited_net.py: has changed since; what was trained with is ")

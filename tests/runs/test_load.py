@@ -49,7 +49,7 @@ def test_the_newest_the_best_or_that_of_a_step(short) -> None:
         *KEEP, "trainer.max_epochs=3", "optimizer.lr=0.3", "scheduler=constant", "checkpoint.save.every_steps=4"
     )
     best = run.checkpoint("best").step
-    scores = {record["step"]: record["val_loss"] for record in run.metrics if record.get("split") == "validation"}
+    scores = {record["step"]: record["val_loss"] for record in run.records if record.get("split") == "validation"}
     assert scores[best] == min(scores.values()) == run.best
     for which, step in {"latest": 15, "best": best, 8: 8}.items():
         assert same(runner.load("here", which), run.checkpoint(step).tensors())

@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from runner.runs.provenance import LARGEST_DIFF, git_commit, hardware, keep_source, kept_git, not_exact, software
+from runner.runs.provenance import LARGEST_DIFF, git_commit, hardware, kept_git, not_exact, software
 
 
 def git(directory: Path, *words: str) -> str:
@@ -81,28 +80,6 @@ def test_the_index_of_the_users_git_is_not_touched(repository: Path, tmp_path: P
     with kept_git(tmp_path / "code"):
         pass
     assert (repository / ".git" / "index").read_bytes() == before
-
-
-def test_the_users_own_modules_are_kept_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = tmp_path / "project"
-    (project / "own_parts").mkdir(parents=True)
-    (project / "own_parts" / "__init__.py").write_text("")
-    (project / "own_parts" / "layers.py").write_text("width = 1\n")
-    (project / "own_large.py").write_text("#" * (1 << 20) + "\n")
-    (project / "own_unused.py").write_text("")
-    monkeypatch.chdir(project)
-    monkeypatch.syspath_prepend(str(project))
-    import importlib
-
-    for name in ("own_parts.layers", "own_large"):
-        importlib.import_module(name)
-    try:
-        keep_source(tmp_path / "code")
-    finally:
-        for name in ("own_parts.layers", "own_parts", "own_large"):
-            del sys.modules[name]
-    kept = sorted(path.relative_to(tmp_path / "code").as_posix() for path in (tmp_path / "code").rglob("*.py"))
-    assert kept == ["source/own_parts/__init__.py", "source/own_parts/layers.py"]
 
 
 def test_every_fact_that_may_change_the_numbers_is_named() -> None:

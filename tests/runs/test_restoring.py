@@ -41,7 +41,7 @@ def test_nothing_is_said_and_nothing_changes_where_nothing_was_overridden(short,
     run = runner.run(["+resume=here", "trainer.max_steps=null"])
     assert not [line for line in messages() if line.startswith("not as it was")]
     assert "at step 3, epoch 0, batch 3, learning rate 0.003" in messages()
-    assert {record["lr"] for record in run.metrics if record["event"] == "step"} == {3e-3}
+    assert {record["lr"] for record in run.records if record["event"] == "step"} == {3e-3}
 
 
 def test_lr_and_weight_decay_win_over_the_saved_ones(resumed) -> None:
@@ -54,7 +54,7 @@ def test_lr_and_weight_decay_win_over_the_saved_ones(resumed) -> None:
 def test_a_new_lr_follows_the_curve_from_where_it_stands(short) -> None:
     short("scheduler.warmup=0", "trainer.max_epochs=2", *OPTIONS)
     run = runner.run(["+resume=here@step=5", "optimizer.lr=6e-3"])
-    rates = {record["step"]: record["lr"] for record in run.metrics if record["event"] == "step"}
+    rates = {record["step"]: record["lr"] for record in run.records if record["event"] == "step"}
     assert rates[6] == 3e-3  # Half of the new one, half-way down the cosine.
 
 
@@ -101,7 +101,7 @@ def test_a_longer_training_follows_the_longer_curve_and_says_both_rates(short, m
     short("scheduler.warmup=0", *OPTIONS)
     run = runner.run(["+resume=here", "trainer.max_epochs=2"])
     assert "not as it was: the learning rate: 0 when it was saved, 0.0015 now, as the config asks" in messages()
-    rates = {record["step"]: record["lr"] for record in run.metrics if record["event"] == "step"}
+    rates = {record["step"]: record["lr"] for record in run.records if record["event"] == "step"}
     assert rates[6] == 1.5e-3  # Half-way down the cosine over 10 steps.
 
 
@@ -136,7 +136,7 @@ def test_a_torch_scheduler_that_gets_its_length_from_the_runner_follows_a_longer
     short(f"{TORCH}OneCycleLR", "+scheduler.max_lr=1e-2", *OPTIONS)
     run = runner.run(["+resume=here", "trainer.max_epochs=2"])
     assert run.checkpoint().state()["scheduler"]["state"]["total_steps"] == 10
-    rates = [record["lr"] for record in run.metrics if record["event"] == "step"]
+    rates = [record["lr"] for record in run.records if record["event"] == "step"]
     assert rates[5] > rates[9] > 0  # Torch's own would have raised past its end.
 
 

@@ -37,9 +37,10 @@ def process_wide() -> dict[str, object]:
 def test_a_run_returns_its_directory_its_metrics_and_its_model(short, tmp_path: Path) -> None:
     run = short("hydra.run.dir=here")
     assert (run.directory, run.outcome, run.reason) == (tmp_path / "here", "finished", "max_epochs")
-    events = [record["event"] for record in run.metrics]
+    events = [record["event"] for record in run.records]
     assert events.count("step") == 5 and events[-1] == "end"
-    (scores,) = [record for record in run.metrics if record.get("split") == "validation"]
+    (scores,) = [record for record in run.records if record.get("split") == "validation"]
+    assert run.metrics == run.checkpoint().metrics
     assert run.best == scores["val_loss"] == run.checkpoint("best").metrics["val_loss"]
     assert not run.model.training
     for name, tensor in run.checkpoint().tensors().items():

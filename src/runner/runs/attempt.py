@@ -21,7 +21,7 @@ from runner.config.resume import Resumption
 from runner.config.words import Words
 from runner.errors import DamagedError, RunnerError, SaveError
 from runner.metrics_file import MetricsFile
-from runner.records import Ended, Progress, Record, Saved, Started
+from runner.records import Ended, Progress, Record, Saved, Started, Step
 from runner.rundir import RunDir
 from runner.runs import provenance, report
 from runner.runs.loop import Loop, Stop
@@ -29,6 +29,7 @@ from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.records_file import RecordsFile
 from runner.runs.restoring import restore
+from runner.runs.source_code import changed_source, keep_source
 from runner.training.signals import Signals
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Attempt:
         self.began = time.monotonic()
         self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
         self.training: Training | None = None
+        self.skipped = 0
+        """Steps that were left out because loss or gradients were not finite."""
 
     @property
     def progress(self) -> Progress:
@@ -96,7 +99,7 @@ class Attempt:
             )
             facts = self._facts(training)
             restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
-            provenance.keep_source(code)
+            keep_source(code)
             metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
             records = RecordsFile(metrics_file, log_every=settings.trainer.log_every)
             stop = self._train(training, store, restored, facts, signals, records, observers)
@@ -107,6 +110,7 @@ class Attempt:
             state=training.state,
             seconds=time.monotonic() - self.began,
             newest=store.newest,
+            skipped=self.skipped,
         )
         return stop
 
@@ -125,6 +129,8 @@ class Attempt:
         saved_documents = documents(self.config)
 
         def observe(record: Record) -> None:
+            if isinstance(record, Step) and record.skipped:
+                self._note_skipped(record)
             records.observe(record)
             observers.observe(record)
 
@@ -182,6 +188,18 @@ class Attempt:
         observe(Ended(state.progress, stop.outcome, stop.reason))
         return stop
 
+    def _note_skipped(self, step: Step) -> None:
+        self.skipped += 1
+        if self.skipped == 1:
+            at = step.progress
+            log.warning(
+                "after step %d (epoch %d, batch %d): loss or gradients are not finite, so the step is left out; "
+                "the end of the run says how often",
+                at.step,
+                at.epoch,
+                at.batch,
+            )
+
     def _restore(
         self, training: Training, store: CheckpointStore, resumption: Resumption, facts: Mapping[str, Any]
     ) -> Checkpoint:
@@ -190,6 +208,7 @@ class Attempt:
         changed = [difference.key for difference in resumption.differences]
         notes = restore(training, checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
         notes += provenance.not_exact(checkpoint.manifest.facts, facts)
+        notes += changed_source(self.run.path / str(checkpoint.manifest.facts.get("code")))
         store.protect(checkpoint)
         for moved in store.set_aside(checkpoint, self.number):
             notes.append(f"{moved.name}: newer than what is resumed, and set aside in {report.short(moved.parent)}")

@@ -4,17 +4,14 @@ code/001/          of attempt 1; never imported by loading
   git.commit       what was checked out in the directory of the launch
   git.status       what differed from it: `git status --porcelain`
   git.diff         and how: `git diff HEAD`, its first MiB
-  source/          the user's own modules that the run has imported
+  source/          the user's own modules: see source_code.py
 """
 
 import importlib.metadata
 import os
 import platform
-import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +20,6 @@ from typing import Any
 import torch
 
 LARGEST_DIFF = 1 << 20
-LARGEST_SOURCE = 1 << 20
 LONGEST_WAIT = 60.0
 """Seconds that the end of a run waits for git."""
 _PACKAGES = ("runner", "torch", "numpy", "hydra-core", "omegaconf")
@@ -120,29 +116,6 @@ def kept_git(into: Path) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def keep_source(into: Path) -> None:
-    """Copy the user's own modules that have been imported by now to `into`/source."""
-    directory = Path.cwd()
-    files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
-    for file in _own_sources(files, directory):
-        target = into / "source" / file.relative_to(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-
-
-def _own_sources(files: list[str], directory: Path) -> list[Path]:
-    """The python files among `files` that lie under `directory` and belong to no installed package."""
-    installed = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    package = str(Path(__file__).resolve().parents[1]) + os.sep
-    # Texts first: there are thousands of modules, and nearly all of them are somebody else's.
-    own = [os.path.abspath(file) for file in files if file.endswith(".py")]  # noqa: PTH100
-    paths = [Path(file) for file in own if file.startswith(f"{directory}{os.sep}")]
-    foreign = (package, *installed)
-    # Some modules of torch name files that do not exist.
-    found = [path for path in paths if path.is_file() and not str(path.resolve()).startswith(foreign)]
-    return [path for path in found if path.stat().st_size <= LARGEST_SOURCE]
 
 
 def _quiet() -> dict[str, str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from runner.config.secrets import redact
-from runner.runs.observers.progress import duration
+from runner.runs.observers.progress import duration, epoch_of
 
 if TYPE_CHECKING:
     from runner.checkpoint.handle import Checkpoint
@@ -30,7 +30,8 @@ _OVERRIDDEN = "bold yellow"
 def short(path: Path) -> str:
     """A path as one would type it here: relative if it lies below the current directory."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    # A run that has gone into its own directory (hydra.job.chdir) leaves its user where he was.
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
 
 
 def say(console: Console, line: str | Text = "", style: str = "") -> None:
@@ -158,12 +159,17 @@ def end(
     state: "TrainState",
     seconds: float,
     newest: "Checkpoint | None",
+    skipped: int,
 ) -> None:
     """How it ended, the best metric, where the checkpoints are, how to go on, how to load the model."""
     finished, at, best = stop.outcome == "finished", state.progress, state.best
     title = Text(stop.outcome, style="bold green" if finished else "bold yellow")
-    title.append(f" ({stop.reason}) at step {at.step}, epoch {at.epoch}, after {duration(seconds)}", style="default")
+    title.append(
+        f" ({stop.reason}) at step {at.step}, epoch {epoch_of(at)}, after {duration(seconds)}", style="default"
+    )
     say(console, title)
+    if skipped:
+        tell(console, f"left out     {_steps(skipped)}, because loss or gradients were not finite")
     if best is not None:
         say(console, f"best         {best.metric} {best.value:.4f} at step {best.step}")
     if newest is not None:
@@ -179,7 +185,7 @@ def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int)
     say(console, f"to go on     {resume_command(directory, more=stop.reason)}")
 
 
-def failed(console: Console, *, directory: Path, progress: "Progress") -> None:
+def failed(console: Console, *, directory: Path, progress: "Progress", newest: "Checkpoint | None") -> None:
     """Where a failed run stands, and how to go on once the cause is mended."""
     say(
         console,
@@ -187,6 +193,10 @@ def failed(console: Console, *, directory: Path, progress: "Progress") -> None:
             ("failed", "bold red"), f" at step {progress.step}; the log is {short(directory / 'runner.log')}"
         ),
     )
+    if newest is None:
+        say(console, "nothing was saved yet")
+        return
+    say(console, f"newest       {newest.path.name}")
     say(console, f"resume       {resume_command(directory)}")
 
 

@@ -9,15 +9,13 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.handle import Checkpoint, list_checkpoints
 from runner.config.check import Settings
 from runner.config.composing import Config
 from runner.config.documents import write_hydra_files
@@ -35,6 +33,7 @@ from runner.runs.attempt import Attempt
 from runner.runs.environment import process_settings
 from runner.runs.loop import Stop
 from runner.runs.provenance import software
+from runner.runs.terminal import terminal
 from runner.training.plan import limit_reached
 from runner.training.signals import caught
 
@@ -69,12 +68,17 @@ class Run:
     reason: str
     best: float | None
     """The best value of the monitored metric."""
-    model: "nn.Module"
+    model: "nn.Module" = field(repr=False)
     """In eval mode, with the raw weights of the last step."""
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`, as one uninterrupted run would have left them."""
+    def metrics(self) -> Mapping[str, float]:
+        """The scores of the newest checkpoint, by the names that they have everywhere."""
+        return self.checkpoint().metrics
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, as one uninterrupted run would have left them."""
         return read_metrics(self.directory / "metrics.jsonl")
 
     def checkpoint(self, which: str | int = "latest") -> Checkpoint:
@@ -87,6 +91,8 @@ def run(overrides: Sequence[str] = ()) -> Run:
 
     Takes launch words too (`+resume=...`). Raises the errors that the command would print.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"runner.run({overrides!r}): wanted a list of overrides; write runner.run([{overrides!r}])")
     from runner.runs.load import load
 
     ready = prepare(list(overrides))
@@ -110,7 +116,7 @@ def execute(
 
     A fresh launch that is refused when it is built, before it trains, leaves nothing behind.
     """
-    console = Console()
+    console = terminal()
     with _gone_if_refused(run), RunLock(run.lock), _log_file(run.log):
         for note in notes:
             report.tell(console, note)
@@ -134,7 +140,9 @@ def execute(
             log.error("%s", error, exc_info=None if isinstance(error, RunnerError) else error)
             _note_end(run, number, "failed", f"{type(error).__name__}: {error}"[:500], attempt.progress)
             if not isinstance(error, ConfigError):
-                report.failed(console, directory=run.path, progress=attempt.progress)
+                saved, _ = list_checkpoints(run.checkpoints)
+                newest = saved[-1] if saved else None
+                report.failed(console, directory=run.path, progress=attempt.progress, newest=newest)
             raise
         _note_end(run, number, stop.outcome, stop.reason, attempt.progress)
         return Outcome(stop, attempt.best, attempt.model)

@@ -27,11 +27,11 @@ def test_a_resumed_run_goes_on_in_the_same_curves(short) -> None:
     run = short(*options, "hydra.run.dir=here")
     again = runner.run(["+resume=here@step=5", "optimizer.weight_decay=0.5"])
     assert again.directory == run.directory
-    steps = [(record["step"], record["loss"]) for record in again.metrics if record["event"] == "step"]
+    steps = [(record["step"], record["loss"]) for record in again.records if record["event"] == "step"]
     assert scalars(run.directory, "loss") == steps and len(steps) == 10
-    evaluations = [record for record in again.metrics if record.get("split") == "validation"]
+    evaluations = [record for record in again.records if record.get("split") == "validation"]
     assert scalars(run.directory, "val_loss") == [(record["step"], record["val_loss"]) for record in evaluations]
-    epochs = [record for record in again.metrics if record["event"] == "epoch"]
+    epochs = [record for record in again.records if record["event"] == "epoch"]
     assert scalars(run.directory, "epoch/loss") == [(record["step"], record["loss"]) for record in epochs]
 
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, Started, Step
+from runner.records import Progress as Position
 
 REFRESH = 0.25
 """Seconds between two refreshes of the bar: often enough to look alive, too seldom to cost the training anything."""
@@ -86,13 +87,13 @@ class ProgressDisplay:
             self.progress.update(
                 task,
                 completed=step.progress.step,
-                epoch=f"epoch {step.progress.epoch + 1}",
+                epoch=f"epoch {epoch_of(step.progress)}",
                 text=self._status(step, now),
             )
             self.progress.refresh()
         elif not self.bar:
             total = "" if self.started is None or self.started.total_steps is None else f"/{self.started.total_steps}"
-            self._say(f"epoch {step.progress.epoch + 1}  step {step.progress.step}{total}  {self._status(step, now)}")
+            self._say(f"epoch {epoch_of(step.progress)}  step {step.progress.step}{total}  {self._status(step, now)}")
 
     def _status(self, step: Step, now: float) -> str:
         seconds = now - self.begun
@@ -118,7 +119,7 @@ class ProgressDisplay:
 
 def _evaluation_line(record: Evaluation) -> Text:
     at = record.progress
-    line = Text(f"{record.split:<10} epoch {at.epoch}  step {at.step}")
+    line = Text(f"{record.split:<10} epoch {epoch_of(at)}  step {at.step}")
     for name, value in record.metrics.items():
         line.append(f"  {name} {value:.4f}")
     if record.weights == "averaged":
@@ -126,6 +127,11 @@ def _evaluation_line(record: Evaluation) -> Text:
     if record.improved:
         line.append("  best", style="green")
     return line
+
+
+def epoch_of(progress: Position) -> int:
+    """The epoch of the last step, counted from 1 as people do."""
+    return progress.epoch if progress.batch == 0 else progress.epoch + 1
 
 
 def duration(seconds: float) -> str:

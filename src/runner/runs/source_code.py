@@ -1,0 +1,54 @@
+"""The user's own source, kept once an attempt and compared when the run goes on. Never imported by loading.
+
+code/001/source/mynets.py, code/001/source/mypackage/nets.py: by the names of the modules, wherever they came from.
+"""
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+LARGEST_SOURCE = 1 << 20
+"""Bytes of a module above which it is not kept."""
+
+
+def keep_source(into: Path) -> None:
+    """Copy the user's own modules that have been imported by now to `into`/source."""
+    for name, data in _own_modules():
+        target = into / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def changed_source(kept: Path) -> list[str]:
+    """A line for each module that was kept in `kept`/source and has another text now."""
+    now = dict(_own_modules())
+    files = sorted(path for path in (kept / "source").rglob("*.py") if path.is_file())
+    names = [str(file.relative_to(kept / "source")) for file in files]
+    return [
+        f"{name}: has changed since; what was trained with is {file}"
+        for name, file in zip(names, files, strict=True)
+        if name in now and now[name] != file.read_bytes()
+    ]
+
+
+def _own_modules() -> Iterator[tuple[str, bytes]]:
+    """The python modules that belong to no installed package, as (path made of the module's name, text)."""
+    installed = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    foreign = (str(Path(__file__).resolve().parents[1]) + os.sep, *installed)
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        # Texts first: there are thousands of modules, and nearly all of them are somebody else's. Some modules of torch
+        # name files that do not exist.
+        if not file or not file.endswith(".py") or file.startswith(foreign):
+            continue
+        path = Path(file)
+        if (
+            path.is_absolute()
+            and path.is_file()
+            and not str(path.resolve()).startswith(foreign)
+            and path.stat().st_size <= LARGEST_SOURCE
+        ):
+            inside = "/__init__.py" if path.name == "__init__.py" else ".py"
+            yield name.replace(".", "/") + inside, path.read_bytes()
