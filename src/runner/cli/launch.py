@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.collector import collector_paused
 from runner.errors import CheckpointError, ConfigError, ResumeError, RunnerError, TrustError
 
 if TYPE_CHECKING:
@@ -67,16 +68,14 @@ def _launch(argv: Sequence[str]) -> int:
         print(_help())
         return 0
     if names.intersection(_SHOWING):
-        return _show(argv)
-    from runner.cli.ahead import load_torch_ahead
-
-    load_torch_ahead()
+        with collector_paused():
+            return _show(argv)
     if names.intersection(_SWEEP):
         return _sweep(argv)
     from runner.cli.interrupt import leaving_at_once
     from runner.config.prepare import prepare
 
-    with leaving_at_once():
+    with leaving_at_once(), collector_paused():
         prepared = prepare(argv)
         import runner.runs.run  # noqa: F401
     return launch_prepared(prepared).exit_code

@@ -12,6 +12,7 @@ from rich.console import Console
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.checkpoint.tree import flatten
+from runner.collector import collector_paused
 from runner.config.build import Training, build
 from runner.config.check import Settings
 from runner.config.composing import Config
@@ -85,7 +86,8 @@ class Attempt:
         code = self.run.code / f"{self.number:03d}"
         with ExitStack() as ending:
             ending.enter_context(provenance.kept_git(code))
-            training = build(self.config.resolved, settings, seed=settings.seed)
+            with collector_paused():
+                training = build(self.config.resolved, settings, seed=settings.seed)
             ending.callback(training.close)
             self.training = training
             for note in training.notes:
