@@ -635,3 +635,5 @@ else:
         assert run("load", home / "outputs" / "step-1").stdout.strip() == str(home / "farnets" / "deep.py")
     undecided = run("load", "/elsewhere")
     assert "'farnets.deep.Net' is not trusted" in undecided.stderr
+    homes_said = ", ".join(str(home / "farnets" / "__init__.py") for home in homes)
+    assert f"(you used 'farnets' from {homes_said}; from here it cannot be found)" in undecided.stderr

@@ -173,6 +173,10 @@ class _Gate:
 
     def _not_trusted(self, target: str) -> str:
         said = f"_target_ {target!r} is not trusted"
+        top = target.partition(".")[0]
+        used = sorted(map(str, self.memory.remembered(top))) if self.memory is not None else []
+        if used and not located(target):
+            said += f" (you used {top!r} from {', '.join(used)}; from here it cannot be found)"
         for module, file in located(target) if self.memory is not None else ():
             known = self.memory.remembered(module) if self.memory is not None else frozenset()
             if known and file not in known:

@@ -132,7 +132,7 @@ def test_ls_shows_a_line_for_each_run_the_newest_last(tmp_path: Path, runs: Runs
     assert listed.returncode == 0
     assert listed.stderr == ""
     header, *lines = [line.split() for line in listed.stdout.splitlines()]
-    assert header == ["run", "name", "status", "steps", "val_loss", "age", "size"]
+    assert header == ["run", "name", "status", "steps", "val_loss", "age", "size", "overrides"]
     assert lines[0][:7] == ["outputs/2026-11-22/b", "digits_mlp", "finished", "30", "0.25", "2", "d"]
     assert lines[1][:7] == ["outputs/2026-11-22/a", "text_gpt", "failed", "40", "1", "3", "h"]
     assert lines[2][:5] == ["outputs/c", "x", "empty", "0", "-"]

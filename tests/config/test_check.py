@@ -119,6 +119,7 @@ NO_MONITOR = "type monitor.metric=val_loss monitor.mode=min"
             ],
         ),
         ("++resume=latest", ["resume: a launch word; type +resume=..."]),
+        ("resume=latest", ["resume=latest: a launch word; type +resume=latest"]),
         ("~model", ["model: nothing to build; type model=OPTION, or model._target_=MODULE.NAME"]),
         ("model.hidden=???", ["model.hidden: no value yet; type model.hidden=VALUE"]),
         (
@@ -204,4 +205,13 @@ def test_nested_nodes_and_the_runners_own_keys_are_left_alone_where_they_should_
     assert notes == [
         "objective.loss: torch.nn.MSELoss is built without the option's label_smoothing",
         "optimizer: torch.optim.Rprop is built without the option's betas, eps, weight_decay, fused",
+    ]
+
+
+def test_an_experiment_without_its_first_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("trainer:\n  max_epochs: 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert problems("experiment=mine") == [
+        "experiment: the chosen file puts its keys here; its first line has to be: # @package _global_"
     ]

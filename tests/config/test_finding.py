@@ -73,9 +73,17 @@ def test_latest_is_the_newest_run_that_began_training(make_run: MakeRun, tmp_pat
     sweep = tmp_path / "outputs" / "sweep"
     make_run("outputs/sweep/0", {1: 0.5})
     (sweep / "multirun.yaml").write_text("{}")
-    assert find("latest", outputs=tmp_path / "outputs").run == newest
+    found = find("latest", outputs=tmp_path / "outputs")
+    assert found.run == newest
+    newer = tmp_path / "outputs" / "sweep" / "0"
+    assert found.notes == (f"latest is new; the newer {newer}, of a sweep or not begun, has to be named",)
     best = find("latest@step=1", outputs=tmp_path / "outputs").checkpoint
     assert best is not None and best.step == 1
+
+
+def test_a_step_without_its_word_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ResumeError, match=r"@80: not there; a step is chosen by .*run@step=80$"):
+        find(f"{tmp_path}/run@80")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(make_run: MakeRun) -> None:

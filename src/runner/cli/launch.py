@@ -119,9 +119,10 @@ def _sweep(argv: Sequence[str]) -> int:
     from runner.config.prepare import prepare_sweep
 
     words, line = prepare_sweep(argv)
+    begun: list[Path] = []
     try:
         with sweep_file_redacted():
-            _hydra(line, _job_of(words))
+            _hydra(line, _job_of(words, begun))
     except HydraException as error:
         # What the sweeper itself refuses, before its first job.
         reason = str(error).strip().splitlines()[0]
@@ -129,17 +130,37 @@ def _sweep(argv: Sequence[str]) -> int:
     except ConfigError as error:
         # The sweep was checked; what a single job is refused for is a failure of that job.
         raise RunnerError(str(error)) from error
+    finally:
+        if begun:
+            _show_sweep(begun[0].parent)
     return 0
 
 
-def _job_of(words: "Words") -> Callable[["DictConfig"], float | None]:
-    """The task of every job. A closure, because launchers send it to other processes."""
+def _show_sweep(directory: Path) -> None:
+    """What came of the jobs, also of those before the one that failed or was stopped."""
+    from runner.cli.listing import show_list
+    from runner.cli.summary import summarize
+    from runner.rundir import find_runs
+
+    here = Path.cwd()
+    place = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    print()
+    show_list([summarize(run) for run in find_runs(place)], place)
+
+
+def _job_of(words: "Words", begun: list[Path]) -> Callable[["DictConfig"], float | None]:
+    """The task of every job. A closure, because launchers send it to other processes.
+
+    The directories of jobs that begin in this process are added to `begun`.
+    """
 
     def job(task_config: "DictConfig") -> float | None:
         from runner.config.prepare import prepare_job
 
         _import_from_here()
-        outcome = _execute(prepare_job(task_config, words))
+        prepared = prepare_job(task_config, words)
+        begun.append(prepared.run.path)
+        outcome = _execute(prepared)
         if outcome.exit_code >= SIGNALLED:
             # Whoever stops a job by a signal means the sweep.
             sys.exit(outcome.exit_code)

@@ -18,10 +18,10 @@ from rich.console import Console
 from runner.checkpoint.handle import Checkpoint, list_checkpoints, step_in_name
 from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.cli import tables
+from runner.cli.listing import show_list
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
-from runner.cli.summary import Summary, summarize, to_json
-from runner.cli.tables import Column
+from runner.cli.summary import summarize, to_json
 from runner.errors import CheckpointError, ResumeError, RunnerError
 from runner.rundir import RunDir, find_runs, latest_run
 
@@ -80,7 +80,7 @@ def list_runs(
     elif not summaries:
         print(f"no runs in {directory}")
     else:
-        _show_list(summaries, directory)
+        show_list(summaries, directory)
 
 
 @app.command()
@@ -159,51 +159,6 @@ def remove(
     for summary in summaries:
         remove_run(summary.run)
         print(f"deleted {summary.run.path}  {tables.size(summary.size)}")
-
-
-def _show_list(summaries: list[Summary], directory: Path) -> None:
-    now = datetime.now(UTC)
-    metrics = {summary.monitor.metric for summary in summaries if summary.monitor}
-    columns = [
-        Column("run"),
-        Column("name", rank=2),
-        Column("status"),
-        Column("steps", right=True, rank=1),
-        Column(metrics.copy().pop() if len(metrics) == 1 else "best", right=True),
-        Column("age", right=True, rank=3),
-        Column("size", right=True, rank=4),
-    ]
-    rows = [
-        [
-            str(summary.run.path),
-            summary.run.name,
-            summary.status,
-            str(summary.step),
-            _score(summary, named=len(metrics) > 1),
-            tables.age(summary.run.created, now),
-            tables.size(summary.size),
-        ]
-        for summary in summaries
-    ]
-    console = Console()
-    short = console.is_terminal and tables.table_width(columns, rows) > console.width
-    if short:
-        # So that nothing is cut: what all have in common is said once.
-        rows = [[_below(summary.run.path, directory), *row[1:]] for summary, row in zip(summaries, rows, strict=True)]
-        columns[0] = Column(f"run in {directory}")
-    tables.show_table(console, columns, rows)
-    for summary in summaries:
-        for line in summary.damaged:
-            print(f"runs: {line}", file=sys.stderr)
-
-
-def _score(summary: Summary, *, named: bool) -> str:
-    value = tables.number(summary.best_value)
-    return f"{summary.monitor.metric} {value}" if named and summary.monitor and summary.best else value
-
-
-def _below(path: Path, directory: Path) -> str:
-    return "." if path == directory else str(path.relative_to(directory))
 
 
 def _found(path: Path) -> RunDir | Checkpoint:

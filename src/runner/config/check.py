@@ -81,7 +81,10 @@ def _unknown_top_level(composed: Mapping[str, Any]) -> Iterator[str]:
     for key in composed:
         if key in KNOWN or key in read:
             continue
-        if key in LAUNCH_WORDS:
+        if key in ("experiment", "debug"):
+            # Such a file sets keys of all groups, and without its first line they are put under its own.
+            yield f"{key}: the chosen file puts its keys here; its first line has to be: # @package _global_"
+        elif key in LAUNCH_WORDS:
             yield f"{key}: a launch word; type +{key}=..."
         else:
             yield f"{key}: no such key, and no value in the config reads ${{{key}}}{did_you_mean(str(key), KNOWN)}"

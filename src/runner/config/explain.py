@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.names import did_you_mean, listed, nearest, shown
 from runner.config.sources import groups, no_such_option
+from runner.config.words import LAUNCH_WORDS
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def describe(mistakes: Sequence[Mistake], node: DictConfig) -> list[str]:
 
 def _missing_key(key: str, override: str, config: Mapping[str, Any]) -> str:
     node: Any = config
+    if key in LAUNCH_WORDS:
+        return f"{override}: a launch word; type +{override}"
     parts = key.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(node, Mapping):

@@ -1,7 +1,7 @@
 """What `+resume=` names: a run, and the checkpoint in it to go on from."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint, list_checkpoints
@@ -38,8 +38,16 @@ def _find(text: str, outputs: Path) -> Found:
         run = latest_run(outputs)
         if run is None:
             raise ResumeError(f"{outputs.absolute()}: no run that has begun training; type +resume=RUN_DIRECTORY")
-        return _in_run(run, which)
+        found = _in_run(run, which)
+        newest = find_runs(outputs)[-1]
+        if newest.created <= run.created:
+            return found
+        note = f"latest is {run.path.name}; the newer {newest.path}, of a sweep or not begun, has to be named"
+        return replace(found, notes=(note, *found.notes))
     place = Path(path).expanduser().absolute()
+    number = re.fullmatch(r"(.*)@(\d+)", path, re.DOTALL)
+    if number is not None and not place.exists():
+        raise ResumeError(f"+resume={text}: not there; a step is chosen by {number[1]}@step={number[2]}")
     if not place.exists() and "," in path:
         raise ResumeError(f"+resume={text}: one run can be resumed at a time")
     if (place / "run.json").exists():

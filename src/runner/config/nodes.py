@@ -1,6 +1,9 @@
 """One node of a config to one object."""
 
+import sysconfig
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.targets import GROUP_LEVEL
@@ -27,8 +30,20 @@ def instantiate(node: Mapping[str, Any], where: str, **filled: Any) -> Any:
         cause = e.__cause__
         if isinstance(cause, RunnerError):
             raise cause from None
-        shown = f"{type(cause).__name__}: {cause}" if cause is not None else str(e).splitlines()[0]
+        shown = f"{type(cause).__name__}: {cause}{_place(cause)}" if cause is not None else str(e).splitlines()[0]
         raise ConfigError(f"{where}._target_={node['_target_']}: could not be built: {shown}") from e
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own code an error comes from: the innermost of his lines on the way to it."""
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    package = str(Path(__file__).parents[1])
+    lines = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*foreign, package, "<"))
+    ]
+    return f" ({lines[-1]})" if lines else ""
 
 
 def build_model(config: Mapping[str, Any]) -> "nn.Module":
