@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "runner"
 # From the bottom up. A module imports from lower layers and from its own group of names, never from beside or above.
 LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"errors"}),),
-    (frozenset({"records"}),),
+    (frozenset({"records"}), frozenset({"quantities"})),
     (
         frozenset({"checkpoint"}),
         frozenset({"data"}),
@@ -48,6 +48,7 @@ WITHOUT_TORCH = (
     "trust",
     "trust_memory",
     "records",
+    "quantities",
     "errors",
     "training.plan",
 )

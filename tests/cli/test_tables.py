@@ -11,25 +11,6 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (1234, "1.2 kB"),
-        (99_400, "99 kB"),
-        (99_600, "100 kB"),
-        (999_400, "999 kB"),
-        (999_600, "1 MB"),
-        (1_250_000_000, "1.2 GB"),
-        (143e12, "143 TB"),
-    ],
-)
-def test_sizes(bytes_: float, text: str) -> None:
-    assert tables.size(bytes_) == text
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"), [(-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (86400 * 400, "400 d")]
 )
 def test_ages(seconds: float, text: str) -> None:

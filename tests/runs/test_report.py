@@ -80,10 +80,3 @@ def test_nothing_that_is_said_is_wider_than_a_terminal(short, capsys: pytest.Cap
 )
 def test_the_command_that_goes_on_can_be_copied(tmp_path: Path, more: str | None, command: str) -> None:
     assert report.resume_command(tmp_path / "with space", more=more) == command
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB"), (5 << 31, "10.0 GiB")]
-)
-def test_sizes_are_written_for_people(size: float, text: str) -> None:
-    assert report.size_text(size) == text

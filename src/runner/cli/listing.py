@@ -10,6 +10,7 @@ from rich.console import Console
 from runner.cli import tables
 from runner.cli.summary import Summary
 from runner.cli.tables import Column
+from runner.quantities import size
 
 
 def show_list(summaries: Sequence[Summary], directory: Path) -> None:
@@ -36,7 +37,7 @@ def show_list(summaries: Sequence[Summary], directory: Path) -> None:
             str(summary.step),
             _score(summary, named=len(metrics) > 1),
             tables.age(summary.run.created, now),
-            tables.size(summary.size),
+            size(summary.size),
             *([" ".join(own)] if any(varied) else []),
         ]
         for summary, own in zip(summaries, varied, strict=True)

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint, list_checkpoints, step_in_name
 from runner.checkpoint.manifest import MANIFEST_NAME
-from runner.cli import tables
 from runner.cli.listing import show_list
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
 from runner.cli.summary import summarize, to_json
 from runner.errors import CheckpointError, ResumeError, RunnerError
+from runner.quantities import size
 from runner.rundir import RunDir, find_runs, latest_run
 
 OUTPUTS = Path("outputs")
@@ -144,7 +144,7 @@ def remove(
     for summary in summaries:
         if summary.status == "running":
             raise ResumeError(f"{summary.run.path}: is running; stop it first, nothing was deleted")
-    total = tables.size(sum(summary.size for summary in summaries))
+    total = size(sum(summary.size for summary in summaries))
     if not yes:
         if not sys.stdin.isatty():
             raise ResumeError(
@@ -158,7 +158,7 @@ def remove(
             raise typer.Exit(1)
     for summary in summaries:
         remove_run(summary.run)
-        print(f"deleted {summary.run.path}  {tables.size(summary.size)}")
+        print(f"deleted {summary.run.path}  {size(summary.size)}")
 
 
 def _found(path: Path) -> RunDir | Checkpoint:

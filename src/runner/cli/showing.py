@@ -13,6 +13,7 @@ from runner.cli import tables
 from runner.cli.summary import Summary, plain, size_of, to_json
 from runner.cli.tables import STATUS_STYLES, Column
 from runner.metrics_file import read_metrics
+from runner.quantities import size
 from runner.rundir import Attempt
 
 # What a record holds beside scores.
@@ -35,7 +36,7 @@ def show_run(console: Console, summary: Summary, now: datetime) -> None:
             "created": f"{_local(run.created)}, {tables.age(run.created, now)} ago",
             "progress": f"step {summary.step}, epoch {summary.epoch}",
             "best": best,
-            "size": tables.size(summary.size),
+            "size": size(summary.size),
             "overrides": " ".join(summary.overrides) or "-",
         },
     )
@@ -48,14 +49,14 @@ def show_run(console: Console, summary: Summary, now: datetime) -> None:
             _scores(checkpoint.metrics),
             ", ".join(checkpoint.reasons),
             tables.age(_time(checkpoint), now),
-            tables.size(checkpoint.manifest.size),
+            size(checkpoint.manifest.size),
         ]
         for checkpoint in summary.checkpoints
     ]
     _section(console, rows, _CHECKPOINT_COLUMNS)
     for line in summary.damaged:
         _say(console, line, style="bold red")
-    _section(console, [[name, tables.size(size)] for name, size in _files(run.path)], _FILE_COLUMNS)
+    _section(console, [[name, size(held)] for name, held in _files(run.path)], _FILE_COLUMNS)
     _config(console, summary.config)
 
 
@@ -76,10 +77,10 @@ def show_checkpoint(console: Console, checkpoint: Checkpoint, now: datetime) -> 
             "reasons": ", ".join(checkpoint.reasons) or "-",
             "metrics": _scores(checkpoint.metrics) or "-",
             "overrides": " ".join(checkpoint.overrides) or "-",
-            "size": tables.size(manifest.size),
+            "size": size(manifest.size),
         },
     )
-    rows = [[name, tables.size(record.size), record.digest] for name, record in manifest.files.items()]
+    rows = [[name, size(record.size), record.digest] for name, record in manifest.files.items()]
     _section(console, rows, [*_FILE_COLUMNS, Column("xxh3-128", rank=1, style="dim")])
     _mapping(console, "facts", manifest.facts)
     _config(console, checkpoint.config)

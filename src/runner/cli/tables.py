@@ -75,15 +75,6 @@ def age(since: datetime, now: datetime) -> str:
     return f"{int(seconds)} s"
 
 
-def size(number: float) -> str:
-    """Bytes, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 99.5 else f"{number:.2g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
-
-
 def number(value: float | None) -> str:
     """A score with the digits that one compares; `-` without one."""
     return "-" if value is None else f"{value:.4g}" if math.isfinite(value) else str(value)

@@ -12,7 +12,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from runner.config.secrets import redact
-from runner.runs.observers.progress import duration, epoch_of
+from runner.quantities import duration, size
+from runner.runs.observers.progress import epoch_of
 
 if TYPE_CHECKING:
     from runner.checkpoint.handle import Checkpoint
@@ -110,11 +111,11 @@ def model_summary(console: Console, training: "Training", *, batch_size: int) ->
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     table.add_row(Text("all", style="bold"), type(model).__name__, Text(f"{total:,}", style="bold"))
     console.print(table)
-    size = size_text(sum(p.numel() * p.element_size() for p in parameters))
+    bytes_held = size(sum(p.numel() * p.element_size() for p in parameters))
     frozen = "" if trained == total else f" ({trained:,} of them trained)"
     per_epoch, steps = training.horizon.steps_per_epoch, training.horizon.total_steps
     samples = getattr(training.train, "dataset_size", None)
-    line = [f"{size} of parameters{frozen} on {training.state.device}"]
+    line = [f"{bytes_held} of parameters{frozen} on {training.state.device}"]
     line.append(
         f"{samples:,} samples in batches of {batch_size}" if samples is not None else f"batches of {batch_size}"
     )
@@ -207,12 +208,3 @@ def resume_command(directory: Path, *, more: str | None = None) -> str:
     """The command that goes on with a run; one that finished because of the limit `more` needs more to do."""
     extension = "" if more is None else f" {_MORE.get(more, f'trainer.{more}')}=..."
     return f"runner {shlex.quote(f'+resume={short(directory)}')}{extension}"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

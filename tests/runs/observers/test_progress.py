@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from runner.records import Ended, Epoch, Evaluation, Progress, Saved, Started, Step
-from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay, duration
+from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay
 
 
 class Display:
@@ -100,13 +100,6 @@ def test_evaluations_and_unusual_saves_are_said() -> None:
         "validation epoch 2  step 20  val_loss 0.2500  val_accuracy 0.5000  averaged weights  best",
         "saved step-000000020 (signal)",
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (187, "3:07 min"), (7500, "2:05:00 h")]
-)
-def test_lengths_of_time_are_written_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 SCRIPT = """

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from runner.quantities import duration
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, Started, Step
 from runner.records import Progress as Position
 
@@ -132,14 +133,3 @@ def _evaluation_line(record: Evaluation) -> Text:
 def epoch_of(progress: Position) -> int:
     """The epoch of the last step, counted from 1 as people do."""
     return progress.epoch if progress.batch == 0 else progress.epoch + 1
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: 42 s, 3:07 min, 2:05:00 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"

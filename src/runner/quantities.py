@@ -1,0 +1,21 @@
+"""Sizes and lengths of time, as people read them."""
+
+
+def size(number: float) -> str:
+    """Bytes, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 99.5 else f"{number:.2g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: 42 s, 3:07 min, 2:05:00 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
