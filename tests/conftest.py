@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,11 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 # What the person who starts the tests prefers for his own runs.
 for preference in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "PYTHONWARNINGS", "COLUMNS"):
     os.environ.pop(preference, None)
+
+# A shell ignores SIGINT in what it starts in the background, and what ignores it has children that do: the tests of
+# Ctrl-C need children that do not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Launch = Callable[..., CompletedProcess[str]]
 

@@ -427,6 +427,7 @@ def test_transient_buffers_of_other_code_are_left_alone() -> None:
     assert torch.equal(model.table, torch.ones(2))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_names_are_those_of_the_model_where_it_is_compiled(train: Train, differences: Differences) -> None:
     with warnings.catch_warnings():
         # What torch's own compiler says about its own imports.
