@@ -96,10 +96,9 @@ def saved_config(composed: bytes, built: bytes, *, where: Path) -> SavedConfig:
 def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:
     """Write what Hydra would write about this attempt, without secrets, over nothing that is there."""
     files = {
-        COMPOSED: _yaml(redact(config.composed)),
+        **documents(config),
         "overrides.yaml": _yaml(redact_overrides(config.overrides)),
         "hydra.yaml": _yaml({"hydra": _without_help(redact(_redacted_lists(config.hydra)))}),
-        **{name: data for name, data in documents(config).items() if name == BUILT},
     }
     for directory in (run.hydra, run.hydra / "attempts" / f"{attempt:03d}"):
         directory.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -102,10 +103,16 @@ def typed(schema: type[T], section: str, value: Any) -> tuple[T | None, list[str
         return None, str(error).splitlines()
 
 
+@cache
+def _structured(schema: type) -> Any:
+    """`schema` as OmegaConf sees it: made once, though each of its keys is checked against it."""
+    return OmegaConf.structured(schema)
+
+
 def _leaf(schema: type, name: str, hint: Any, where: str, value: Any) -> tuple[Any, list[str]]:
     """One value after OmegaConf's own conversion ("3" to 3) and check."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+        merged = OmegaConf.merge(_structured(schema), {name: value})
         return OmegaConf.to_container(merged)[name], []  # type: ignore[call-overload, index]
     except OmegaConfBaseException:
         return None, [f"{where} is {shown(value)}; wanted {_wanted(hint)}"]
