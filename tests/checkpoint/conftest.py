@@ -131,7 +131,7 @@ def make_store(tmp_path: Path) -> Callable[..., CheckpointStore]:
         return CheckpointStore(
             directory,
             run=run,
-            keep=keep or KeepPolicy(last=None, best=None, every_steps=None),
+            keep=keep or KeepPolicy(last=None, best=None, every_steps=None, every_hours=None),
             monitor=monitor,
             now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
         )

@@ -20,7 +20,7 @@ from runner.records import Progress, Saved
 
 Save = Callable[..., Saved]
 MakeStore = Callable[..., CheckpointStore]
-LAST_TWO = KeepPolicy(last=2, best=None, every_steps=None)
+LAST_TWO = KeepPolicy(last=2, best=None, every_steps=None, every_hours=None)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import subprocess
 import sys
@@ -6,22 +7,27 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoint.policies import KeepPolicy, Kept, SavePolicy, kept, save_reasons
+from runner.checkpoint.policies import KeepPolicy, Kept, SavePolicy, Spending, improves_on, kept, save_reasons, why_kept
 from runner.records import Monitor, Progress
 
 NEVER: dict[str, Any] = {
     "every_steps": None,
+    "at_steps": None,
     "every_epochs": None,
     "every_seconds": None,
+    "budget": None,
     "on_improvement": False,
+    "min_delta": 0.0,
     "at_end": False,
 }
+ALL: dict[str, Any] = {"last": None, "best": None, "every_steps": None, "every_hours": None}
+FREE = Spending(spent=0.0, last=None, elapsed=0.0)
 LOSS = Monitor("val_loss", "min")
 NAN, INF = math.nan, math.inf
 
 
 def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None, **facts: Any) -> tuple[str, ...]:
-    given = {"seconds_since_saved": 0.0, "improved": False, "ended": False, "stopped": None} | facts
+    given = {"seconds_since_saved": 0.0, "spending": FREE, "improved": False, "ended": False, "stopped": None} | facts
     return save_reasons(SavePolicy(**(NEVER | rules)), now, saved=saved, **given)
 
 
@@ -37,23 +43,55 @@ def reasons(rules: dict[str, Any], now: Progress, saved: Progress | None = None,
         ({"every_steps": 5}, Progress(step=10), Progress(step=8), {}, ("every_steps",)),
         ({"every_steps": 5}, Progress(step=12), Progress(step=10), {}, ()),
         ({"every_steps": 5}, Progress(step=23), Progress(step=4), {}, ("every_steps",)),
+        ({"at_steps": [10]}, Progress(step=9), None, {}, ()),
+        ({"at_steps": [10]}, Progress(step=10), None, {}, ("at_steps",)),
+        ({"at_steps": [10]}, Progress(step=10), Progress(step=9), {}, ("at_steps",)),
+        # One that was missed, as after skipped saves, is made up for once; what lies behind the last save is over.
+        ({"at_steps": [10]}, Progress(step=12), Progress(step=9), {}, ("at_steps",)),
+        ({"at_steps": [10]}, Progress(step=12), Progress(step=10), {}, ()),
+        ({"at_steps": [30, 1, 10]}, Progress(step=1), None, {}, ("at_steps",)),
+        ({"at_steps": [30, 1, 10]}, Progress(step=29), Progress(step=10), {}, ()),
+        ({"at_steps": [30, 1, 10]}, Progress(step=30), Progress(step=29), {}, ("at_steps",)),
+        # An evaluation made up for after a resume is at the step that was saved.
+        ({"at_steps": [10]}, Progress(step=10, evaluated_step=10), Progress(step=10), {}, ()),
         ({"every_epochs": 2}, Progress(step=9, epoch=1), None, {}, ()),
         ({"every_epochs": 2}, Progress(step=9, epoch=2), None, {}, ("every_epochs",)),
         ({"every_epochs": 2}, Progress(step=12, epoch=3), Progress(step=9, epoch=2), {}, ()),
         ({"every_epochs": 1}, Progress(step=12, epoch=3), Progress(step=9, epoch=2), {}, ("every_epochs",)),
         ({"every_seconds": 60.0}, Progress(step=1), None, {"seconds_since_saved": 59.9}, ()),
         ({"every_seconds": 60.0}, Progress(step=1), None, {"seconds_since_saved": 60.0}, ("every_seconds",)),
+        # The first save tells what one costs; the next waits until it is within the budget, too.
+        ({"budget": 5.0}, Progress(step=1), None, {"spending": Spending(0.0, None, 0.0)}, ("budget",)),
+        ({"budget": 5.0}, Progress(step=2), Progress(step=1), {"spending": Spending(1.0, 1.0, 39.9)}, ()),
+        ({"budget": 5.0}, Progress(step=2), Progress(step=1), {"spending": Spending(1.0, 1.0, 40.0)}, ("budget",)),
+        ({"budget": 5.0}, Progress(step=2), Progress(step=1), {"spending": Spending(2.0, 0.5, 49.9)}, ()),
+        ({"budget": 5.0}, Progress(step=2), Progress(step=1), {"spending": Spending(2.0, 0.5, 50.0)}, ("budget",)),
+        ({"budget": 100.0}, Progress(step=2), Progress(step=1), {"spending": Spending(0.0, 0.0, 0.0)}, ("budget",)),
+        # Nothing new: not even to measure.
+        ({"budget": 5.0}, Progress(step=1), Progress(step=1), {"spending": FREE}, ()),
+        # Right after a resume the attempt has not saved yet.
+        ({"budget": 5.0}, Progress(step=11), Progress(step=10), {"spending": FREE}, ("budget",)),
+        ({"budget": 5.0}, Progress(step=2), Progress(step=1), {"spending": Spending(1.0, NAN, 99.0)}, ()),
+        ({}, Progress(step=2), Progress(step=1), {"spending": Spending(0.0, 0.0, 100.0)}, ()),
         ({}, Progress(step=1), None, {"improved": True, "ended": True}, ()),
         ({"on_improvement": True}, Progress(step=1), None, {"improved": True}, ("improvement",)),
         ({"on_improvement": True}, Progress(step=1), None, {}, ()),
         ({"at_end": True}, Progress(step=1), None, {"ended": True}, ("end",)),
         ({}, Progress(step=1), None, {"stopped": "signal"}, ("signal",)),
         (
-            {"every_steps": 1, "every_epochs": 1, "every_seconds": 1, "on_improvement": True, "at_end": True},
+            {
+                "every_steps": 1,
+                "at_steps": [2],
+                "every_epochs": 1,
+                "every_seconds": 1,
+                "budget": 50.0,
+                "on_improvement": True,
+                "at_end": True,
+            },
             Progress(step=2, epoch=1),
             Progress(step=1),
             {"seconds_since_saved": 2.0, "improved": True, "ended": True, "stopped": "signal"},
-            ("every_steps", "every_epochs", "every_seconds", "improvement", "end", "signal"),
+            ("every_steps", "at_steps", "every_epochs", "every_seconds", "budget", "improvement", "end", "signal"),
         ),
         # What was saved at this step is not saved again, whatever happens.
         (
@@ -79,16 +117,46 @@ def test_save_reasons(
     assert reasons(rules, now, saved, **facts) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "others", "mode", "min_delta", "improves"),
+    [
+        (1.0, (), "min", 0.0, True),
+        (1.0, (2.0, 3.0), "min", 0.0, True),
+        (1.0, (1.0,), "min", 0.0, False),
+        (1.0, (2.0, 0.5), "min", 0.0, False),
+        (1.0, (0.5, 0.9), "max", 0.0, True),
+        (1.0, (2.0,), "max", 0.0, False),
+        (1.0, (1.25,), "min", 0.25, False),
+        (0.99, (1.25,), "min", 0.25, True),
+        (-1.0, (-0.5,), "min", 0.25, True),
+        (1.5, (1.25,), "max", 0.25, False),
+        (1.51, (1.25,), "max", 0.25, True),
+        # What is not finite improves on nothing, and stands in nobody's way.
+        (NAN, (), "min", 0.0, False),
+        (-INF, (1.0,), "min", 0.0, False),
+        (INF, (1.0,), "max", 0.0, False),
+        (1.0, (NAN, INF, -INF), "min", 0.0, True),
+        (1.0, (NAN, 0.5), "min", 0.0, False),
+    ],
+)
+def test_improves_on(value: float, others: tuple[float, ...], mode: str, min_delta: float, improves: bool) -> None:
+    assert improves_on(value, others, mode, min_delta) is improves
+
+
+def listed(rows: tuple[Any, ...], protected: tuple[int, ...] = ()) -> list[Kept]:
+    """Rows are val_loss, or (step, metrics), or (step, metrics, hours), of the generations 1, 2, ..."""
+    records = []
+    for generation, row in enumerate(rows, start=1):
+        given = row if isinstance(row, tuple) else (generation * 10, {} if row is None else {"val_loss": row})
+        step, metrics, hours = (*given, 0.0)[:3]
+        records.append(Kept(generation, Progress(step=step), metrics, hours * 3600, generation in protected))
+    return records
+
+
 def keep(
     rules: dict[str, Any], *rows: Any, monitor: Monitor | None = LOSS, protected: tuple[int, ...] = ()
 ) -> set[int]:
-    """Rows are val_loss, or (step, metrics), of the generations 1, 2, ..."""
-    records = []
-    for generation, row in enumerate(rows, start=1):
-        step, metrics = row if isinstance(row, tuple) else (generation * 10, {} if row is None else {"val_loss": row})
-        records.append(Kept(generation, Progress(step=step), metrics, "2026", generation in protected))
-    policy = KeepPolicy(**({"last": None, "best": None, "every_steps": None} | rules))
-    return set(kept(policy, records, monitor))
+    return set(kept(KeepPolicy(**(ALL | rules)), listed(rows, protected), monitor))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +200,22 @@ def keep(
         # A step written once more stands for the one that was there.
         ({"every_steps": 100}, ((100, {}), (100, {}), (150, {}), (160, {})), {2, 4}),
         ({"last": 1, "best": 1, "every_steps": 20}, (9.0, 8.0, 1.0, 7.0, 6.0), {2, 3, 4, 5}),
+        # The first of every hour that has begun to be trained for, and none of what is before the first full one.
+        (
+            {"every_hours": 1.0},
+            ((1, {}, 0.5), (2, {}, 0.99), (3, {}, 1.0), (4, {}, 1.5), (5, {}, 2.4), (6, {}, 2.9), (7, {}, 2.95)),
+            {3, 5, 7},
+        ),
+        ({"every_hours": 0.5}, ((1, {}, 0.4), (2, {}, 0.6), (3, {}, 0.9), (4, {}, 1.1), (5, {}, 1.2)), {2, 4, 5}),
+        # Hours in which nothing was saved, and a resume from an older checkpoint, from which time counts on.
+        ({"every_hours": 2.0}, ((1, {}, 1.0), (2, {}, 9.0), (3, {}, 9.5)), {2, 3}),
+        ({"every_hours": 1.0}, ((10, {}, 1.0), (20, {}, 1.1), (5, {}, 1.0), (30, {}, 1.2)), {3, 4}),
+        # Seconds that are no number stand nowhere.
+        ({"every_hours": 1.0}, ((1, {}, NAN), (2, {}, -INF), (3, {}, 1.0), (4, {}, NAN), (5, {}, 1.5)), {3, 5}),
+        ({"every_hours": 1e-300}, ((1, {}, 1e300), (2, {}, 1.0)), {1, 2}),
+        ({"every_hours": 1.0, "every_steps": 100}, ((50, {}, 1.0), (100, {}, 1.2), (110, {}, 1.3)), {1, 2, 3}),
+        ({"last": 1}, (), set()),
+        ({"every_hours": 1.0}, (), set()),
     ],
 )
 def test_kept(rules: dict[str, Any], rows: tuple[Any, ...], expected: set[int]) -> None:
@@ -144,8 +228,9 @@ def test_what_is_protected_is_kept_under_every_policy() -> None:
 
 
 def test_the_order_in_which_records_are_listed_does_not_matter() -> None:
-    records = [Kept(g, Progress(step=g), {"val_loss": v}, "", False) for g, v in ((3, 1.0), (1, 1.0), (2, 5.0))]
-    assert kept(KeepPolicy(last=1, best=1, every_steps=None), records, LOSS) == {1, 3}
+    records = listed((1.0, 5.0, 1.0))
+    for ordered in itertools.permutations(records):
+        assert kept(KeepPolicy(**(ALL | {"last": 1, "best": 1})), ordered, LOSS) == {1, 3}
 
 
 def test_a_changed_n_or_metric_is_followed_at_once() -> None:
@@ -153,6 +238,41 @@ def test_a_changed_n_or_metric_is_followed_at_once() -> None:
     assert keep({"best": 1}, *rows) == {1, 3}
     assert keep({"best": 2}, *rows) == {1, 2, 3}
     assert keep({"best": 1}, *rows, monitor=Monitor("acc", "max")) == {2, 3}
+    assert keep({"best": 1}, *rows, monitor=Monitor("acc", "min")) == {1, 3}
+    assert keep({"best": 1}, *rows, monitor=Monitor("never measured", "min")) == {3}
+
+
+def test_after_a_resume_the_same_is_kept_as_without_one() -> None:
+    """One after the other, as a store removes after each save; only what is left is looked at again."""
+    rules = ALL | {"last": 2, "best": 1, "every_steps": 30, "every_hours": 1.0}
+    losses = (0.9, 0.8, NAN, 0.7, 0.75, 0.7, 0.9, 0.95)
+    records = [
+        Kept(number, Progress(step=number * 10), {"val_loss": loss}, number * 1500.0, False)
+        for number, loss in enumerate(losses, start=1)
+    ]
+    left: list[Kept] = []
+    for record in records:
+        # Another process has read them from the directory, in any order.
+        left = [record, *reversed(left)]
+        keep = kept(KeepPolicy(**rules), left, LOSS)
+        left = [one for one in left if one.generation in keep]
+    assert {one.generation for one in left} == kept(KeepPolicy(**rules), records, LOSS)
+
+
+def test_why_a_checkpoint_is_kept_is_told_by_rule() -> None:
+    rules = {"last": 2, "best": {"acc": {"mode": "max", "n": 2}}, "every_steps": 30, "every_hours": 1.5}
+    rows = tuple(
+        (step, {"acc": acc}, step / 20) for step, acc in ((10, 0.1), (20, 0.8), (30, 0.9), (40, 0.2), (50, 0.3))
+    )
+    why = why_kept(KeepPolicy(**(ALL | rules)), listed(rows, protected=(2,)), None)
+    assert list(why.items()) == [
+        (2, ("best 2 by acc", "protected")),
+        (3, ("best 2 by acc", "every 30 steps", "every 1.5 hours")),
+        (4, ("last 2",)),
+        (5, ("newest", "last 2")),
+    ]
+    assert why_kept(KeepPolicy(**ALL), listed((1.0, 2.0)), None) == {1: ("no rule is set",), 2: ("no rule is set",)}
+    assert why_kept(KeepPolicy(**(ALL | {"best": 1})), listed((1.0, 2.0)), LOSS)[1] == ("best by val_loss",)
 
 
 def test_best_without_a_monitor_is_refused() -> None:
@@ -167,6 +287,23 @@ def test_best_without_a_monitor_is_refused() -> None:
         (SavePolicy, {"every_epochs": -1}, "checkpoint.save.every_epochs is -1; wanted a whole number from 1, or null"),
         (SavePolicy, {"every_seconds": 0.0}, "checkpoint.save.every_seconds is 0.0; wanted a number above 0, or null"),
         (SavePolicy, {"every_seconds": NAN}, "checkpoint.save.every_seconds is nan; wanted a number above 0, or null"),
+        (
+            SavePolicy,
+            {"at_steps": [5, 0]},
+            "checkpoint.save.at_steps is [5, 0]; wanted a list of whole numbers from 1, or null",
+        ),
+        (
+            SavePolicy,
+            {"at_steps": []},
+            "checkpoint.save.at_steps is []; wanted a list of whole numbers from 1, or null",
+        ),
+        (SavePolicy, {"budget": 0.0}, "checkpoint.save.budget is 0.0; wanted a percentage above 0, or null"),
+        (SavePolicy, {"budget": NAN}, "checkpoint.save.budget is nan; wanted a percentage above 0, or null"),
+        (SavePolicy, {"budget": 101}, "checkpoint.save.budget is 101; wanted a percentage above 0, or null"),
+        (SavePolicy, {"min_delta": -0.1}, "checkpoint.save.min_delta is -0.1; wanted a number from 0"),
+        (SavePolicy, {"min_delta": INF}, "checkpoint.save.min_delta is inf; wanted a number from 0"),
+        (KeepPolicy, {"every_hours": 0.0}, "checkpoint.keep.every_hours is 0.0; wanted a number above 0, or null"),
+        (KeepPolicy, {"every_hours": INF}, "checkpoint.keep.every_hours is inf; wanted a number above 0, or null"),
         (KeepPolicy, {"last": 0}, "checkpoint.keep.last is 0; wanted a whole number from 1, or null"),
         (KeepPolicy, {"best": True}, "checkpoint.keep.best is True; wanted a whole number from 1, or null"),
         (KeepPolicy, {"best": "all"}, "checkpoint.keep.best is 'all'; wanted a whole number from 1, or null"),

@@ -19,7 +19,7 @@ from runner.records import Monitor, Progress, Saved
 
 Save = Callable[..., Saved]
 MakeStore = Callable[..., CheckpointStore]
-LAST = KeepPolicy(last=1, best=None, every_steps=None)
+LAST = KeepPolicy(last=1, best=None, every_steps=None, every_hours=None)
 FILES = ["config.yaml", "config.json", "state.json", "model.safetensors", "frozen.safetensors", "optimizer.safetensors"]
 
 
@@ -109,7 +109,7 @@ def test_who_looks_while_checkpoints_are_written_and_removed_always_finds_a_whol
 
 
 def test_what_is_not_kept_is_removed_after_the_save(make_store: MakeStore, save: Save) -> None:
-    keep = KeepPolicy(last=1, best=1, every_steps=100)
+    keep = KeepPolicy(last=1, best=1, every_steps=100, every_hours=None)
     store = make_store(keep=keep, monitor=Monitor("val_loss", "min"))
     for step, loss in ((50, 3.0), (60, 0.1), (100, 2.0), (150, math.nan), (160, 4.0)):
         save(store, step, val_loss=loss)
@@ -121,7 +121,7 @@ def test_retention_follows_the_policy_of_today(make_store: MakeStore, save: Save
     store = make_store()
     for step in (1, 2, 3, 4):
         save(store, step)
-    store = make_store(keep=KeepPolicy(last=2, best=None, every_steps=None))
+    store = make_store(keep=KeepPolicy(last=2, best=None, every_steps=None, every_hours=None))
     save(store, 5)
     assert steps(store.checkpoints) == [4, 5]
 
@@ -182,7 +182,7 @@ def test_what_holds_files_of_others_stays_as_it_is(
 def test_a_file_replaced_by_a_link_or_a_directory_by_a_link_stays(
     make_store: MakeStore, save: Save, tmp_path: Path
 ) -> None:
-    store = make_store(keep=KeepPolicy(last=2, best=None, every_steps=None))
+    store = make_store(keep=KeepPolicy(last=2, best=None, every_steps=None, every_hours=None))
     one, two = save(store, 1).path, save(store, 2).path
     (one / "state.json").rename(tmp_path / "state.json")
     (one / "state.json").symlink_to(tmp_path / "state.json")
@@ -349,7 +349,7 @@ def test_all_that_was_passed_over_is_told(make_store: MakeStore, save: Save) -> 
 
 
 def test_newer_checkpoints_are_set_aside_and_found_no_more(make_store: MakeStore, save: Save) -> None:
-    store = make_store(keep=KeepPolicy(last=3, best=None, every_steps=None))
+    store = make_store(keep=KeepPolicy(last=3, best=None, every_steps=None, every_hours=None))
     paths = {step: save(store, step).path for step in (1, 2, 3)}
     flip(paths[3] / "manifest.json")
     store = make_store(keep=LAST)
@@ -407,7 +407,7 @@ def test_too_little_space_is_warned_of_once(
 
 def test_best_without_a_monitor_is_refused_when_the_store_is_made(make_store: MakeStore) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint\.keep\.best is 1 and there is no monitor"):
-        make_store(keep=KeepPolicy(last=None, best=1, every_steps=None))
+        make_store(keep=KeepPolicy(last=None, best=1, every_steps=None, every_hours=None))
 
 
 @pytest.mark.parametrize("name", ["../x", "manifest.json", "state.json", "model.safetensors", "/x"])

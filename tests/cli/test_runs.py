@@ -63,7 +63,10 @@ def made(
     run = RunDir.create(path, name=name, identity="0123", created=NOW - timedelta(hours=hours))
     number = run.begin_attempt({"host": "mill"})
     store = CheckpointStore(
-        run.checkpoints, run=run.id, keep=KeepPolicy(last=None, best=None, every_steps=None), monitor=None
+        run.checkpoints,
+        run=run.id,
+        keep=KeepPolicy(last=None, best=None, every_steps=None, every_hours=None),
+        monitor=None,
     )
     built = config() if built is None else built
     documents = {

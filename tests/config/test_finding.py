@@ -28,7 +28,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         for _ in range(attempts):
             run.begin_attempt({})
         store = CheckpointStore(
-            run.checkpoints, run=run.id, keep=KeepPolicy(last=None, best=None, every_steps=None), monitor=LOSS
+            run.checkpoints,
+            run=run.id,
+            keep=KeepPolicy(last=None, best=None, every_steps=None, every_hours=None),
+            monitor=LOSS,
         )
         for step, loss in losses.items():
             store.save(

@@ -207,7 +207,7 @@ def test_an_option_that_there_is_not_is_told_alone_on_a_saved_config_too(place: 
 
 def test_another_model_is_refused_with_every_difference(place: Place) -> None:
     launched = place.launch("model._target_=torch.nn.Linear", "+model.out_features=10", "+model.bias=false")
-    keep = KeepPolicy(last=None, best=None, every_steps=None)
+    keep = KeepPolicy(last=None, best=None, every_steps=None, every_hours=None)
     CheckpointStore(launched.run.checkpoints, run=launched.run.id, keep=keep, monitor=None).save(
         {"model": {"w": torch.zeros(1)}},
         progress=Progress(step=1),

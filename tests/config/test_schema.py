@@ -41,25 +41,39 @@ def test_what_is_good_becomes_the_typed_section() -> None:
 
 
 def test_nested_sections_are_checked_and_a_missing_key_is_told() -> None:
-    save = {"every_steps": None, "every_epochs": 1, "every_seconds": "1e1", "on_improvement": False, "at_end": True}
+    save = {
+        "every_steps": None,
+        "at_steps": ["5", 100],
+        "every_epochs": 1,
+        "every_seconds": "1e1",
+        "budget": 5,
+        "on_improvement": False,
+        "min_delta": 0,
+        "at_end": True,
+    }
     made, problems = typed(
         Checkpointing,
         "checkpoint",
-        {"read_back": False, "save": save, "keep": {"last": 2, "best": None, "every_steps": None}},
+        {"read_back": False, "save": save, "keep": {"last": 2, "best": None, "every_steps": None, "every_hours": None}},
     )
     assert problems == [] and made is not None
-    assert made.save == SavePolicy(None, 1, 10.0, False, True)
+    assert made.save == SavePolicy(None, [5, 100], 1, 10.0, 5.0, False, 0.0, True)
     made, problems = typed(Checkpointing, "checkpoint", {"read_back": False, "save": {**save, "every": 3}, "keep": 5})
     assert problems == [
         "checkpoint.save.every: no such key; did you mean 'checkpoint.save.every_steps'?",
-        "checkpoint.keep is 5; wanted a section with last, best, every_steps",
+        "checkpoint.keep is 5; wanted a section with last, best, every_steps, every_hours",
     ]
     assert typed(Checkpointing, "checkpoint", {"save": save, "keep": {}})[1] == [
         "checkpoint.read_back: not there; type ++checkpoint.read_back=VALUE",
         "checkpoint.keep.last: not there; type ++checkpoint.keep.last=VALUE",
         "checkpoint.keep.best: not there; type ++checkpoint.keep.best=VALUE",
         "checkpoint.keep.every_steps: not there; type ++checkpoint.keep.every_steps=VALUE",
+        "checkpoint.keep.every_hours: not there; type ++checkpoint.keep.every_hours=VALUE",
     ]
+    for wrong in (100, [1.5], "ten"):
+        assert typed(SavePolicy, "checkpoint.save", {**save, "at_steps": wrong})[1] == [
+            f"checkpoint.save.at_steps is {wrong!r}; wanted a list of whole numbers or null"
+        ]
 
 
 def test_the_schemas_hold_no_values() -> None:

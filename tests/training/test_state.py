@@ -205,7 +205,7 @@ def test_the_store_brings_back_what_was_saved(train: Train, differences: Differe
     parts = CASES["everything"]
     whole = train(**parts)
     whole.advance(3)
-    keep = KeepPolicy(last=1, best=None, every_steps=None)
+    keep = KeepPolicy(last=1, best=None, every_steps=None, every_hours=None)
     store = CheckpointStore(tmp_path, run="r", keep=keep, monitor=None)
     store.save(
         whole.state.state_dict(),

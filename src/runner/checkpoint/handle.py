@@ -233,7 +233,7 @@ def step_in_name(name: str) -> int | None:
 def as_kept(checkpoint: Checkpoint, *, protected: bool) -> Kept:
     """A checkpoint as the policies see it."""
     manifest = checkpoint.manifest
-    return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.created, protected)
+    return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.seconds, protected)
 
 
 def _directory_of(place: Path) -> Path:

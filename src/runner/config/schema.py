@@ -124,6 +124,13 @@ def names_of(schema: type) -> tuple[str, ...]:
 
 
 def _wanted(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        list[int]: "a list of whole numbers",
+        type(None): "null",
+    }
     options = typing.get_args(hint) or (hint,)
     return " or ".join(words[option] for option in options if option in words)

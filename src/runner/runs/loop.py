@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from runner.checkpoint.policies import SavePolicy, save_reasons
+from runner.checkpoint.policies import SavePolicy, Spending, save_reasons
 from runner.config.build import Training
 from runner.records import Evaluation, Progress, Record, Saved, World
 from runner.training.evaluate import evaluate
@@ -59,6 +59,7 @@ class Loop:
         self.began = began
         """When the attempt began, by `clock`: the time limit counts from there."""
         self.saved_at = self.epoch_began = clock()
+        self.spending = Spending(spent=0.0, last=None, elapsed=0.0)
 
     def run(self) -> Stop:
         """Train until a limit is reached, the training stops early, time is up, or a signal asks for an end."""
@@ -99,6 +100,7 @@ class Loop:
             state.progress,
             saved=self.saved,
             seconds_since_saved=self.clock() - self.saved_at,
+            spending=replace(self.spending, elapsed=self.clock() - self.began),
             improved=evaluation is not None and evaluation.improved,
             ended=stop is not None and stop.outcome == "finished",
             stopped=None if stop is None or stop.outcome == "finished" else _reason_to_save(stop),
@@ -135,6 +137,7 @@ class Loop:
             metrics |= {} if scores is None else dict(scores.metrics)
         saved = self.save(reasons, metrics)
         self.saved, self.saved_at = saved.progress, self.clock()
+        self.spending = replace(self.spending, spent=self.spending.spent + saved.seconds, last=saved.seconds)
         self.observe(saved)
 
 
