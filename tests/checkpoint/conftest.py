@@ -1,9 +1,7 @@
 """A small state and its store, and ways to break the world under them: file calls that fail, and processes that die."""
 
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,50 +14,16 @@ from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore
 from runner.records import Monitor, Progress, Saved
 
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parent))
+
+from faults import FileCalls, dies
+
 DOCUMENTS = {
     "config.yaml": b"seed: 0\n",
     "config.json": b'{"config": {"seed": 0, "monitor": {"metric": "val_loss", "mode": "min"}}, '
     b'"overrides": ["seed=0"]}',
 }
-CALLS = ("open", "write", "fsync", "fdatasync", "rename", "link", "unlink", "mkdir", "rmdir", "posix_fallocate")
-
-
-class FileCalls:
-    """Counts the calls of `os` that change files, and lets one of them, or all from one on, go wrong."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-
-    @contextmanager
-    def going_through(self, act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]) -> Iterator[None]:
-        """`act(number, name, call, arguments)` stands in for every call; numbers are from 0."""
-        real = {name: getattr(os, name) for name in CALLS}
-
-        def through(name: str) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                self.log.append(name)
-                return act(len(self.log) - 1, name, lambda *given: real[name](*given, **kwargs), args)
-
-            return call
-
-        for name in CALLS:
-            setattr(os, name, through(name))
-        try:
-            yield
-        finally:
-            for name, call in real.items():
-                setattr(os, name, call)
-
-    @contextmanager
-    def failing(self, at: int, code: int, *, ever_after: bool = False) -> Iterator[None]:
-        def act(number: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-            if number == at or (ever_after and number > at):
-                raise OSError(code, os.strerror(code))
-            # Nothing here outlives the machine, so there is no need to wait for the disk.
-            return None if name in ("fsync", "fdatasync") else call(*args)
-
-        with self.going_through(act):
-            yield
 
 
 @pytest.fixture
@@ -70,34 +34,7 @@ def file_calls() -> Callable[[], FileCalls]:
 @pytest.fixture
 def dying() -> Callable[[Callable[[], object], int, bool], bool]:
     """Runs an action in a child that dies at file call `number`, before or after it. False if it lived to its end."""
-
-    def run(action: Callable[[], object], number: int, after: bool) -> bool:
-        def act(now: int, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-            if now == number and not after:
-                os._exit(9)
-            # A kill loses nothing that the kernel has, so the child need not wait for the disk.
-            result = None if name in ("fsync", "fdatasync") else call(*args)
-            if now == number:
-                os._exit(9)
-            return result
-
-        with warnings.catch_warnings():
-            # The child only writes files and dies; it takes no lock that another thread may hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                with FileCalls().going_through(act):
-                    action()
-                code = 0
-            finally:
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code in (0, 9)
-        return code == 9
-
-    return run
+    return dies
 
 
 def state_at(step: int) -> dict[str, Any]:
