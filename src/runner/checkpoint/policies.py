@@ -86,10 +86,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What saving has cost an attempt, in seconds: all together, the last time (None before the first), and of how many."""
+    """What saving has cost an attempt, in seconds: all together, the last time, and of how many in all."""
 
     spent: float
     last: float | None
+    """None before the first save."""
     elapsed: float
 
 
