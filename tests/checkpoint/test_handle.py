@@ -136,8 +136,13 @@ def test_what_is_not_among_the_checkpoints_is_refused(make_store: MakeStore, sav
     for place, which, message in (
         (run, 11, "has no checkpoint of step 11; the newest are of steps 10"),
         (run, "best", "no checkpoint has a finite val_loss of its own step; use 'latest' or a step number"),
-        (run, "newest", "no checkpoint is called 'newest'; wanted 'latest', 'best' or a step number"),
-        (run, True, "no checkpoint is called True; wanted 'latest', 'best' or a step number"),
+        (
+            run,
+            "newest",
+            "no checkpoint is called 'newest'; wanted 'latest', 'best', a step number or a tag (there are none)",
+        ),
+        (run, True, "no checkpoint is called True; wanted 'latest', 'best', a step number or a tag"),
+        (path, "good", "is one checkpoint, and is not tagged 'good'; give the run"),
         (path, 11, "is the checkpoint of step 10, not 11; give the run"),
     ):
         with pytest.raises(CheckpointError) as caught:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoint.handle import Checkpoint, list_checkpoints
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import list_checkpoints
 from runner.checkpoint.manifest import read_manifest, to_bytes
 from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore

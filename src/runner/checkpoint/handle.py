@@ -7,7 +7,6 @@ import difflib
 import json
 import logging
 import os
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.damage import damages_in
 from runner.checkpoint.files import Member
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
-from runner.checkpoint.policies import Kept, best_first
 from runner.errors import CheckpointError, DamagedError, FormatError
-from runner.records import Monitor, Progress
+from runner.records import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-
-_NAME = re.compile(r"step-(\d+)(-\d+)?")
+_TAG = "tag."
 
 
 class Checkpoint:
@@ -38,21 +35,25 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], which: str | int = "latest") -> "Checkpoint":
-        """The checkpoint at `path`: its own directory, or a run's (then `which`: "latest", "best" or a step).
+        """The checkpoint at `path`: its own directory, or a run's (then `which`: "latest", "best", a step or a tag).
 
         Reads manifests only. Raises CheckpointError.
         """
-        if which not in ("latest", "best") and type(which) is not int:
+        from runner.checkpoint.listing import choose, directory_of, list_checkpoints
+
+        if not isinstance(which, str) and type(which) is not int:
             raise CheckpointError(
-                f"{path}: no checkpoint is called {which!r}; wanted 'latest', 'best' or a step number"
+                f"{path}: no checkpoint is called {which!r}; wanted 'latest', 'best', a step number or a tag"
             )
         place = Path(path)
         if (place / MANIFEST_NAME).exists():
             checkpoint = cls(place, read_manifest(place))
             if type(which) is int and which != checkpoint.step:
                 raise CheckpointError(f"{path}: is the checkpoint of step {checkpoint.step}, not {which}; give the run")
+            if isinstance(which, str) and which not in ("latest", "best", *checkpoint.tags):
+                raise CheckpointError(f"{path}: is one checkpoint, and is not tagged {which!r}; give the run")
             return checkpoint
-        found, damages = list_checkpoints(_directory_of(place))
+        found, damages = list_checkpoints(directory_of(place))
         for damage in damages.values():
             log.warning("passed over: %s", damage)
         if not found:
@@ -60,9 +61,7 @@ class Checkpoint:
                 iter(damages.values()),
                 CheckpointError(f"{path}: has no checkpoint yet; train until one is saved"),
             )
-        if which == "latest":
-            return found[-1]
-        return _best(found, place) if which == "best" else _of_step(found, which, place)
+        return choose(found, which, place)
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, step={self.step})"
@@ -96,6 +95,12 @@ class Checkpoint:
     def reasons(self) -> tuple[str, ...]:
         """Why it was saved."""
         return self.manifest.reasons
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The names that were given to it."""
+        with os.scandir(self.path) as entries:
+            return tuple(sorted(entry.name.removeprefix(_TAG) for entry in entries if entry.name.startswith(_TAG)))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -185,93 +190,6 @@ class Checkpoint:
         if not isinstance(values, dict) or not isinstance(values.get(key), kind):
             raise FormatError(f"{self.path / CONFIG}: has no {key!r} as a {kind.__name__}; use another checkpoint")
         return values[key]
-
-
-def list_checkpoints(
-    directory: Path, known: Mapping[str, Checkpoint] | None = None
-) -> tuple[list[Checkpoint], dict[Path, CheckpointError]]:
-    """The checkpoints in a `checkpoints/` directory, oldest first, and what is wrong with each that cannot be listed.
-
-    Those in `known` (by directory name) are not read again. Manifests only: their files are not verified.
-    """
-    found: list[Checkpoint] = []
-    damages: dict[Path, CheckpointError] = {}
-    for path in _listed(directory):
-        if known is not None and path.name in known:
-            found.append(known[path.name])
-            continue
-        try:
-            found.append(Checkpoint(path, read_manifest(path)))
-        except CheckpointError as error:
-            if not path.exists():
-                # Retention removed it meanwhile, so a newer one is there that the listing may have missed.
-                return list_checkpoints(directory, known)
-            damages[path] = error
-    return sorted(found, key=lambda checkpoint: (checkpoint.generation, checkpoint.step)), damages
-
-
-def _listed(directory: Path) -> list[Path]:
-    try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(
-            f"{directory}: cannot be listed ({error.strerror}); wanted a directory of checkpoints; "
-            "give a run's directory that you may read"
-        ) from error
-    return [directory / name for name in names]
-
-
-def step_in_name(name: str) -> int | None:
-    """The step in a checkpoint's directory name, for those whose manifest cannot be read; None for other names."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def as_kept(checkpoint: Checkpoint, *, protected: bool) -> Kept:
-    """A checkpoint as the policies see it."""
-    manifest = checkpoint.manifest
-    return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.seconds, protected)
-
-
-def _directory_of(place: Path) -> Path:
-    """Where the checkpoints of a run (or of its `checkpoints/` directory) are."""
-    if not place.exists():
-        raise CheckpointError(f"{place}: is not there; give a run's directory or a checkpoint's")
-    if not place.is_dir():
-        raise CheckpointError(f"{place}: is a file; give a run's directory or a checkpoint's")
-    if (place / "checkpoints").is_dir():
-        return place / "checkpoints"
-    names = sorted(path.name for path in place.iterdir())
-    if place.name == "checkpoints" or any(step_in_name(name) is not None for name in names):
-        return place
-    if step_in_name(place.name) is not None:
-        raise DamagedError(f"{place}: has no {MANIFEST_NAME}, so it is no complete checkpoint; use another one")
-    there = ", ".join(names[:5]) if names else "nothing"
-    raise CheckpointError(f"{place}: is neither a run nor a checkpoint; it holds {there}; give a run's directory")
-
-
-def _best(found: list[Checkpoint], place: Path) -> Checkpoint:
-    monitor = found[-1].config.get("monitor")
-    if not isinstance(monitor, dict) or not isinstance(monitor.get("metric"), str):
-        raise CheckpointError(f"{place}: its config names no monitor.metric to judge by; use 'latest' or a step number")
-    judge = Monitor(monitor["metric"], str(monitor.get("mode")))
-    ranked = best_first([as_kept(checkpoint, protected=False) for checkpoint in found], judge)
-    if not ranked:
-        raise CheckpointError(
-            f"{place}: no checkpoint has a finite {judge.metric} of its own step; use 'latest' or a step number"
-        )
-    return next(checkpoint for checkpoint in found if checkpoint.generation == ranked[0].generation)
-
-
-def _of_step(found: list[Checkpoint], step: int | str, place: Path) -> Checkpoint:
-    matching = [checkpoint for checkpoint in found if checkpoint.step == step]
-    if not matching:
-        steps = ", ".join(str(checkpoint.step) for checkpoint in found[-10:])
-        raise CheckpointError(f"{place}: has no checkpoint of step {step}; the newest are of steps {steps}")
-    return matching[-1]
 
 
 def _nearest(name: str, names: Collection[str]) -> str:

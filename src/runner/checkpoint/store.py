@@ -34,8 +34,9 @@ from runner.checkpoint.commit import (
     unused,
 )
 from runner.checkpoint.files import FileRecord, check_name
-from runner.checkpoint.handle import Checkpoint, as_kept, list_checkpoints, step_in_name
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.links import Links
+from runner.checkpoint.listing import as_kept, list_checkpoints, step_in_name
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, parse_manifest, to_bytes
 from runner.checkpoint.policies import KeepPolicy, best_rules, kept
 from runner.errors import CheckpointError, ConfigError, ResumeError

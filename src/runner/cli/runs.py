@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from runner.checkpoint.handle import Checkpoint, list_checkpoints, step_in_name
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.cli.listing import show_list
 from runner.cli.removing import remove_run
@@ -209,7 +210,7 @@ def _to_verify(path: Path) -> list[Checkpoint | _Unreadable]:
 
 def _is_in_checkpoints(path: Path) -> bool:
     """A checkpoint's directory, though its manifest may be gone."""
-    return path.is_dir() and step_in_name(path.name) is not None
+    return looks_like_checkpoint(path)
 
 
 def _removable(path: Path) -> RunDir:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import jsonl
-from runner.checkpoint.handle import Checkpoint, as_kept, list_checkpoints
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import as_kept, list_checkpoints
 from runner.checkpoint.policies import best_first
 from runner.errors import CheckpointError
 from runner.records import Monitor

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.checkpoint.handle import Checkpoint, list_checkpoints
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import list_checkpoints
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, find_runs, latest_run
 

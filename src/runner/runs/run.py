@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.handle import Checkpoint, list_checkpoints
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import list_checkpoints
 from runner.config.check import Settings
 from runner.config.composing import Config
 from runner.config.documents import write_hydra_files

@@ -1,0 +1,162 @@
+"""The checkpoints in a directory: which there are, and which of them is meant.
+
+A checkpoint is any directory in `checkpoints/` that holds a manifest, whatever its name; hidden names are a writer's,
+and `aside` holds what was left behind. Only manifests are read; no torch here.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from runner.checkpoint.policies import Kept, best_first
+from runner.errors import CheckpointError, DamagedError
+from runner.records import Monitor
+
+ASIDE = "aside"
+
+_STEP_NAME = re.compile(r"step-(\d+)(-\d+)?")
+_CHOICE = re.compile(r"(?P<path>.*)@(?:step=(?P<step>\d+)|(?P<word>[A-Za-z_][A-Za-z0-9_.-]*))", re.DOTALL)
+
+
+def list_checkpoints(
+    directory: Path, known: Mapping[str, Checkpoint] | None = None
+) -> tuple[list[Checkpoint], dict[Path, CheckpointError]]:
+    """The checkpoints in a `checkpoints/` directory, oldest first, and what is wrong with each that cannot be listed.
+
+    Those in `known` (by directory name) are not read again. Manifests only: their files are not verified.
+    """
+    while True:
+        found: list[Checkpoint] = []
+        damages: dict[Path, CheckpointError] = {}
+        vanished = False
+        for path in _directories(directory):
+            if known is not None and path.name in known:
+                found.append(known[path.name])
+                continue
+            try:
+                found.append(Checkpoint(path, read_manifest(path)))
+            except CheckpointError as error:
+                if not path.exists():
+                    # Retention removed it meanwhile, so a newer one is there that the listing may have missed.
+                    vanished = True
+                    break
+                if looks_like_checkpoint(path):
+                    damages[path] = error
+        if not vanished:
+            return sorted(found, key=lambda checkpoint: (checkpoint.generation, checkpoint.step)), damages
+
+
+def looks_like_checkpoint(path: Path) -> bool:
+    """Whether a directory is a checkpoint or what is left of one: by its name, or by what it holds."""
+    try:
+        with os.scandir(path) as entries:
+            names = {entry.name for entry in entries}
+    except OSError:
+        return False
+    # The names of files that a manifest lists are not known without it, these are the ones that all of ours have.
+    held = MANIFEST_NAME in names or "state.json" in names or any(name.endswith(".safetensors") for name in names)
+    return held or step_in_name(path.name) is not None
+
+
+def step_in_name(name: str) -> int | None:
+    """The step in a directory name that was made without a template; None for other names."""
+    match = _STEP_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def as_kept(checkpoint: Checkpoint, *, protected: bool) -> Kept:
+    """A checkpoint as the policies see it."""
+    manifest = checkpoint.manifest
+    return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.seconds, protected)
+
+
+def split_choice(text: str) -> tuple[str, str | int]:
+    """A path, and which checkpoint there is meant: of `PATH@step=N` the number, of `PATH@best` or `PATH@TAG` the word.
+
+    Without one, "latest". A path that really ends in such words wins.
+    """
+    match = _CHOICE.fullmatch(text)
+    if match is None or Path(text).expanduser().exists():
+        return text, "latest"
+    return match["path"], match["word"] if match["step"] is None else int(match["step"])
+
+
+def choose(found: Sequence[Checkpoint], which: str | int, place: Path) -> Checkpoint:
+    """Of a run's checkpoints (oldest first, at least one): "latest", "best", that of a step, or the newest so tagged.
+
+    `place` is named in errors. Raises CheckpointError.
+    """
+    if which == "latest":
+        return found[-1]
+    if which == "best":
+        return _best(found, place)
+    return _of_step(found, which, place) if isinstance(which, int) else _tagged(found, which, place)
+
+
+def directory_of(place: Path) -> Path:
+    """Where the checkpoints of a run (or of its `checkpoints/` directory) are. Raises CheckpointError."""
+    if not place.exists():
+        raise CheckpointError(f"{place}: is not there; give a run's directory or a checkpoint's")
+    if not place.is_dir():
+        raise CheckpointError(f"{place}: is a file; give a run's directory or a checkpoint's")
+    if (place / "checkpoints").is_dir():
+        return place / "checkpoints"
+    if place.name != "checkpoints" and looks_like_checkpoint(place):
+        raise DamagedError(f"{place}: has no {MANIFEST_NAME}, so it is no complete checkpoint; use another one")
+    names = sorted(path.name for path in place.iterdir())
+    if place.name == "checkpoints" or any(looks_like_checkpoint(place / name) for name in names):
+        return place
+    there = ", ".join(names[:5]) if names else "nothing"
+    raise CheckpointError(f"{place}: is neither a run nor a checkpoint; it holds {there}; give a run's directory")
+
+
+def _directories(directory: Path) -> list[Path]:
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name != ASIDE and entry.is_dir()
+            )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory}: cannot be listed ({error.strerror}); wanted a directory of checkpoints; "
+            "give a run's directory that you may read"
+        ) from error
+    return [directory / name for name in names]
+
+
+def _best(found: Sequence[Checkpoint], place: Path) -> Checkpoint:
+    monitor = found[-1].config.get("monitor")
+    if not isinstance(monitor, dict) or not isinstance(monitor.get("metric"), str):
+        raise CheckpointError(f"{place}: its config names no monitor.metric to judge by; use 'latest' or a step number")
+    judge = Monitor(monitor["metric"], str(monitor.get("mode")))
+    ranked = best_first([as_kept(checkpoint, protected=False) for checkpoint in found], judge)
+    if not ranked:
+        raise CheckpointError(
+            f"{place}: no checkpoint has a finite {judge.metric} of its own step; use 'latest' or a step number"
+        )
+    return next(checkpoint for checkpoint in found if checkpoint.generation == ranked[0].generation)
+
+
+def _of_step(found: Sequence[Checkpoint], step: int, place: Path) -> Checkpoint:
+    matching = [checkpoint for checkpoint in found if checkpoint.step == step]
+    if not matching:
+        steps = ", ".join(str(checkpoint.step) for checkpoint in found[-10:])
+        raise CheckpointError(f"{place}: has no checkpoint of step {step}; the newest are of steps {steps}")
+    return matching[-1]
+
+
+def _tagged(found: Sequence[Checkpoint], tag: str, place: Path) -> Checkpoint:
+    tags = {name: checkpoint for checkpoint in found for name in checkpoint.tags}
+    if tag not in tags:
+        there = ", ".join(sorted(tags)) or "there are none"
+        raise CheckpointError(
+            f"{place}: no checkpoint is called {tag!r}; wanted 'latest', 'best', a step number or a tag ({there})"
+        )
+    return tags[tag]
