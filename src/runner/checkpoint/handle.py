@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.damage import damages_in
 from runner.checkpoint.files import Member
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
+from runner.checkpoint.tags import tags_of
 from runner.errors import CheckpointError, DamagedError, FormatError
 from runner.records import Progress
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-_TAG = "tag."
 
 
 class Checkpoint:
@@ -99,8 +99,7 @@ class Checkpoint:
     @property
     def tags(self) -> tuple[str, ...]:
         """The names that were given to it."""
-        with os.scandir(self.path) as entries:
-            return tuple(sorted(entry.name.removeprefix(_TAG) for entry in entries if entry.name.startswith(_TAG)))
+        return tags_of(self.path)
 
     @property
     def config(self) -> dict[str, Any]:
