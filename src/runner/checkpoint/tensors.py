@@ -100,11 +100,16 @@ def read_tensors(path: Path, record: FileRecord, names: Collection[str] | None =
     the tensors that a damaged chunk holds.
     """
     with Member(path, record) as member:
-        header = read_header(member)
-        entries = [entry for name, entry in header.entries.items() if names is None or name in names]
-        dtypes = _true_dtypes(header, path)
-        tensors = {entry.name: _empty(entry, dtypes) for entry in entries}
-        _fill(member, header, {name: memory_of(tensor) for name, tensor in tensors.items()})
+        return tensors_in(member, names)
+
+
+def tensors_in(member: Member, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of an opened file, as `read_tensors` gives them."""
+    header = read_header(member)
+    entries = [entry for name, entry in header.entries.items() if names is None or name in names]
+    dtypes = _true_dtypes(header, member.path)
+    tensors = {entry.name: _empty(entry, dtypes) for entry in entries}
+    _fill(member, header, {name: memory_of(tensor) for name, tensor in tensors.items()})
     return tensors
 
 
