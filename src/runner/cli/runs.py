@@ -1,4 +1,4 @@
-"""`runs`: look after what has run. `ls` and `show` read, `verify` checks every byte, `rm` deletes.
+"""`runs`: look after what has run. `ls` and `show` read, `verify` checks every byte, `tag` protects, `rm` deletes.
 
 Exit codes: 0 done; 1 damaged, not confirmed, or nobody reads on; 2 refused, with one or two lines that say why.
 """
@@ -18,15 +18,16 @@ from rich.console import Console
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME
+from runner.cli.choosing import OUTPUTS, found
 from runner.cli.listing import show_list
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
 from runner.cli.summary import summarize, to_json
+from runner.cli.tagging import tag_checkpoint
 from runner.errors import CheckpointError, ResumeError, RunnerError
 from runner.quantities import size
-from runner.rundir import RunDir, find_runs, latest_run
+from runner.rundir import RunDir, find_runs
 
-OUTPUTS = Path("outputs")
 REFUSED = 2
 # Typer has its own copy of click in newer versions, so the class is found where both have it.
 _UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -86,18 +87,18 @@ def list_runs(
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, a checkpoint, or `latest`.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A run, RUN@WHICH, a checkpoint, or `latest`.")],
     as_json: Json = False,
 ) -> None:
     """Show a run or a checkpoint: config, metrics, files, attempts."""
-    found = _found(path)
-    if isinstance(found, Checkpoint):
+    place = found(path)
+    if isinstance(place, Checkpoint):
         if as_json:
-            _print_json(checkpoint_json(found))
+            _print_json(checkpoint_json(place))
         else:
-            show_checkpoint(Console(), found, datetime.now(UTC))
+            show_checkpoint(Console(), place, datetime.now(UTC))
         return
-    summary = summarize(found)
+    summary = summarize(place)
     if as_json:
         _print_json(run_json(summary))
     else:
@@ -107,7 +108,7 @@ def show(
 @app.command()
 def verify(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A run, a checkpoint, a directory of runs, or `latest`.")
+        str, typer.Argument(metavar="PATH", help="A run, RUN@WHICH, a checkpoint, a directory of runs, or `latest`.")
     ],
 ) -> None:
     """Check every byte of every checkpoint.
@@ -115,13 +116,13 @@ def verify(
     Names what is damaged: the file and the tensors in it. Exit code 1 if anything is.
     """
     count, damaged = 0, 0
-    for found in _to_verify(path):
-        if isinstance(found, Checkpoint):
-            lines = found.verify()
-            print(f"{'DAMAGED' if lines else 'whole  '}  {found.path}", flush=True)
+    for one in _to_verify(path):
+        if isinstance(one, Checkpoint):
+            lines = one.verify()
+            print(f"{'DAMAGED' if lines else 'whole  '}  {one.path}", flush=True)
         else:
-            lines = [str(found)]
-            print(f"DAMAGED  {found.path}", flush=True)
+            lines = [str(one)]
+            print(f"DAMAGED  {one.path}", flush=True)
         for line in lines:
             print(f"         {line}", flush=True)
         count, damaged = count + 1, damaged + bool(lines)
@@ -162,20 +163,6 @@ def remove(
         print(f"deleted {summary.run.path}  {size(summary.size)}")
 
 
-def _found(path: Path) -> RunDir | Checkpoint:
-    """The run or the checkpoint at a path. `latest` is the newest run in ./outputs, unless something is called so."""
-    if str(path) == "latest" and not path.exists():
-        run = latest_run(OUTPUTS)
-        if run is None:
-            raise ResumeError(f"latest: no run in {OUTPUTS} has begun training; name a run")
-        return run
-    if (path / MANIFEST_NAME).exists():
-        return Checkpoint.open(path)
-    if path.name == "checkpoints" and (path.parent / "run.json").exists():
-        path = path.parent
-    return RunDir.open(path)
-
-
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
     """A checkpoint that cannot even be listed."""
@@ -187,8 +174,12 @@ class _Unreadable:
         return str(self.error)
 
 
-def _to_verify(path: Path) -> list[Checkpoint | _Unreadable]:
-    """The checkpoints at a path, a run's in the order of writing, those that were set aside too."""
+app.command("tag")(tag_checkpoint)
+
+
+def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:
+    """The checkpoints that are meant, a run's in the order of writing, those that were set aside too."""
+    path = Path(text)
     if (path / MANIFEST_NAME).exists() or _is_in_checkpoints(path):
         try:
             return [Checkpoint.open(path)]
@@ -196,16 +187,18 @@ def _to_verify(path: Path) -> list[Checkpoint | _Unreadable]:
             return [_Unreadable(path, e)]
     runs = find_runs(path)
     if not runs:
-        run = _found(path)
-        runs = [run] if isinstance(run, RunDir) else []
-    found: list[Checkpoint | _Unreadable] = []
+        place = found(text)
+        if isinstance(place, Checkpoint):
+            return [place]
+        runs = [place]
+    checkpoints: list[Checkpoint | _Unreadable] = []
     for run in runs:
         aside = run.checkpoints / "aside"
         for directory in [*(sorted(aside.iterdir()) if aside.is_dir() else []), run.checkpoints]:
             whole, damages = list_checkpoints(directory)
-            found += [_Unreadable(place, error) for place, error in damages.items()]
-            found += whole
-    return found
+            checkpoints += [_Unreadable(place, error) for place, error in damages.items()]
+            checkpoints += whole
+    return checkpoints
 
 
 def _is_in_checkpoints(path: Path) -> bool:

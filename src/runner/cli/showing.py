@@ -42,18 +42,21 @@ def show_run(console: Console, summary: Summary, now: datetime) -> None:
     )
     _section(console, [_attempt_row(attempt, summary.status) for attempt in run.attempts()], _ATTEMPT_COLUMNS)
     _section(console, _score_rows(read_metrics(run.metrics), console), _score_columns(console))
+    tags = [", ".join(checkpoint.tags) for checkpoint in summary.checkpoints]
     rows = [
         [
             checkpoint.path.name + ("  best" if checkpoint is summary.best else ""),
+            *([own] if any(tags) else []),
             str(checkpoint.epoch),
             _scores(checkpoint.metrics),
             ", ".join(checkpoint.reasons),
             tables.age(_time(checkpoint), now),
             size(checkpoint.manifest.size),
         ]
-        for checkpoint in summary.checkpoints
+        for checkpoint, own in zip(summary.checkpoints, tags, strict=True)
     ]
-    _section(console, rows, _CHECKPOINT_COLUMNS)
+    first, *others = _CHECKPOINT_COLUMNS
+    _section(console, rows, [first, *([Column("tags", style="cyan")] if any(tags) else []), *others])
     for line in summary.damaged:
         _say(console, line, style="bold red")
     _section(console, [[name, size(held)] for name, held in _files(run.path)], _FILE_COLUMNS)
@@ -75,6 +78,7 @@ def show_checkpoint(console: Console, checkpoint: Checkpoint, now: datetime) -> 
             "created": f"{_local(created)}, {tables.age(created, now)} ago",
             "trained": f"{manifest.seconds:.0f} s",
             "reasons": ", ".join(checkpoint.reasons) or "-",
+            "tags": ", ".join(checkpoint.tags) or "-",
             "metrics": _scores(checkpoint.metrics) or "-",
             "overrides": " ".join(checkpoint.overrides) or "-",
             "size": size(manifest.size),
@@ -206,6 +210,7 @@ def _in_short(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "created": checkpoint.manifest.created,
         "reasons": checkpoint.reasons,
+        "tags": checkpoint.tags,
         "metrics": checkpoint.metrics,
         "size": checkpoint.manifest.size,
     }
