@@ -83,6 +83,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveStats:
+    """What a save has cost. All times in seconds."""
+
+    size: int
+    """Bytes in all files together, the manifest aside."""
+    written: int
+    """Bytes of them that were written; the rest is linked to files of earlier checkpoints."""
+    stall: float
+    """For how long the training stood still."""
+    seconds: float
+    """From the beginning until it was durable."""
+    cost: float
+    """What it took from the training at most: the stall, and the processor time of the thread that wrote."""
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint is durable."""
 
@@ -90,8 +106,15 @@ class Saved:
     path: Path
     reasons: tuple[str, ...]
     metrics: Mapping[str, float]
-    size: int
-    seconds: float
+    stats: SaveStats
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFailed:
+    """A checkpoint could not be written, and the training goes on. `progress` is that of the state that is lost."""
+
+    progress: Progress
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +140,4 @@ class Ended:
     reason: str
 
 
-Record = Step | Epoch | Evaluation | Saved | Started | Ended
+Record = Step | Epoch | Evaluation | Saved | SaveFailed | Started | Ended

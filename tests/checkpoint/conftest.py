@@ -88,7 +88,7 @@ def save(make_state: Callable[[int], dict[str, Any]]) -> Callable[..., Saved]:
             facts={"torch": "2"},
             frozen=["base.weight"],
             seconds=float(step),
-        )
+        ).wait()
 
     return save
 

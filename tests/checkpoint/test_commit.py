@@ -231,7 +231,7 @@ def test_a_limit_on_file_sizes_is_a_save_error(
                 metrics={},
                 documents={},
                 facts={},
-            )
+            ).wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [checkpoint.verify() for checkpoint in store.checkpoints] == [[], []]

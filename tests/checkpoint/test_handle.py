@@ -69,7 +69,7 @@ def test_tensors_are_the_models_by_the_keys_of_its_state_dict(
         documents={},
         facts={},
         frozen=["base.weight", "head.weight"],
-    )
+    ).wait()
     checkpoint = Checkpoint.open(store.directory)
     expected = {name: value for name, value in state["model"].items() if isinstance(value, torch.Tensor)}
     found = checkpoint.tensors()
@@ -163,7 +163,7 @@ def test_a_run_with_only_damaged_checkpoints_says_what_is_damaged(make_store: Ma
 )
 def test_a_config_that_makes_no_sense_is_refused(text: bytes, make_store: MakeStore) -> None:
     store = make_store()
-    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={"config.json": text}, facts={})
+    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={"config.json": text}, facts={}).wait()
     checkpoint = Checkpoint.open(store.directory)
     with pytest.raises(FormatError, match=r"config\.json: (is not JSON|has no 'config')"):
         _ = checkpoint.config
@@ -174,7 +174,7 @@ def test_a_config_that_makes_no_sense_is_refused(text: bytes, make_store: MakeSt
 def test_best_without_a_monitor_in_the_config_is_refused(make_store: MakeStore) -> None:
     store = make_store()
     text = json.dumps({"config": {"monitor": None}, "overrides": []}).encode()
-    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={"config.json": text}, facts={})
+    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={"config.json": text}, facts={}).wait()
     with pytest.raises(CheckpointError, match=r"names no monitor\.metric to judge by; use 'latest' or a step number"):
         Checkpoint.open(store.directory, "best")
 

@@ -251,7 +251,7 @@ def test_frozen_tensors_that_changed_are_written(make_store: MakeStore, make_sta
             documents={},
             facts={},
             frozen=["base.weight"],
-        )
+        ).wait()
     assert [(c.path / "frozen.safetensors").stat().st_nlink for c in store.checkpoints] == [1, 1]
 
 
@@ -414,20 +414,20 @@ def test_best_without_a_monitor_is_refused_when_the_store_is_made(make_store: Ma
 @pytest.mark.parametrize("name", ["../x", "manifest.json", "state.json", "model.safetensors", "/x"])
 def test_document_names_that_would_do_harm_are_refused(name: str, make_store: MakeStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"names a file|cannot be called"):
-        make_store().save({}, progress=Progress(), reasons=(), metrics={}, documents={name: b""}, facts={})
+        make_store().save({}, progress=Progress(), reasons=(), metrics={}, documents={name: b""}, facts={}).wait()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(make_store: MakeStore, tmp_path: Path) -> None:
     for state, facts in (({"x": object()}, {}), ({}, {"x": object()})):
         with pytest.raises(TypeError):
-            make_store().save(state, progress=Progress(), reasons=(), metrics={}, documents={}, facts=facts)
+            make_store().save(state, progress=Progress(), reasons=(), metrics={}, documents={}, facts=facts).wait()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_state_is_a_checkpoint(make_store: MakeStore) -> None:
     store = make_store()
-    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={}, facts={})
+    store.save({}, progress=Progress(), reasons=(), metrics={}, documents={}, facts={}).wait()
     assert store.newest is not None
     assert (store.newest.state(), store.newest.tensors(), store.newest.verify()) == ({}, {}, [])
 

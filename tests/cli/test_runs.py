@@ -86,7 +86,7 @@ def made(
                 documents=documents,
                 facts={"device": "cpu"},
                 seconds=2.0,
-            )
+            ).wait()
     if outcome is not None:
         run.end_attempt(number, outcome, "max_epochs", Progress(step=max(scores, default=0)))
     return run

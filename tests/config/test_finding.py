@@ -41,7 +41,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 metrics={"val_loss": loss},
                 documents={"config.json": CONFIG},
                 facts={},
-            )
+            ).wait()
         return run
 
     return make

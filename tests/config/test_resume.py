@@ -215,7 +215,7 @@ def test_another_model_is_refused_with_every_difference(place: Place) -> None:
         metrics={},
         documents=documents(launched.config),
         facts={},
-    )
+    ).wait()
     argv = [f"--config-path={place.conf}", f"+resume={place.run}", "model.out_features=4", "~model.bias"]
     with pytest.raises(ResumeError) as caught:
         prepare(argv, memory=place.memory)

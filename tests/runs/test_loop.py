@@ -10,7 +10,7 @@ import pytest
 from runner.checkpoint.tree import flatten, unflatten
 from runner.config.build import build
 from runner.config.prepare import prepare
-from runner.records import Epoch, Evaluation, Progress, Record, Saved, Step
+from runner.records import Epoch, Evaluation, Progress, Record, Saved, SaveStats, Step
 from runner.runs.loop import TIME_LIMIT, Loop, Stop
 from runner.training.signals import Signals
 
@@ -64,7 +64,7 @@ class Watched:
         state = unflatten(value, {name: tensor.clone() for name, tensor in tensors.items()})
         progress = self.training.state.progress
         self.saves.append((progress, reasons, dict(metrics), state))
-        return Saved(progress, Path("checkpoint"), reasons, metrics, 0, 0.0)
+        return Saved(progress, Path("checkpoint"), reasons, metrics, SaveStats(0, 0, 0.0, 0.0, 0.0))
 
     def resumed(self, number: int = -1) -> tuple["Watched", Loop]:
         """What another process goes on with from one of the saves."""

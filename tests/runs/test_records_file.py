@@ -8,7 +8,7 @@ import pytest
 
 from runner.errors import SaveError
 from runner.metrics_file import MetricsFile, read_metrics
-from runner.records import Ended, Epoch, Evaluation, Progress, Record, Saved, Started, Step
+from runner.records import Ended, Epoch, Evaluation, Progress, Record, Saved, SaveStats, Started, Step
 from runner.runs.records_file import RecordsFile
 
 
@@ -38,7 +38,7 @@ def test_every_other_record_is_a_line(tmp_path: Path) -> None:
         Started(at, 1, "name", 10, 5, tmp_path, {}),
         Epoch(at, 0.5, 0.1, 1.23456),
         Evaluation(at, "test", {"test_loss": float("nan")}, "averaged", False, 2.0),
-        Saved(at, tmp_path / "step-000000005", ("end",), {}, 100, 0.5),
+        Saved(at, tmp_path / "step-000000005", ("end",), {}, SaveStats(100, 90, 0.01, 0.5, 0.02)),
         Ended(at, "finished", "max_epochs"),
     ]
     epoch, evaluation, saved, ended = written(tmp_path, *records)
@@ -48,7 +48,7 @@ def test_every_other_record_is_a_line(tmp_path: Path) -> None:
         "event": "evaluation", **where, "split": "test", "weights": "averaged", "improved": False, "seconds": 2.0,
     }  # fmt: skip
     assert saved == {
-        "event": "saved", **where, "path": "step-000000005", "reasons": ["end"], "bytes": 100, "seconds": 0.5,
+        "event": "saved", **where, "path": "step-000000005", "reasons": ["end"], "bytes": 100, "stall": 0.01, "seconds": 0.5,
     }  # fmt: skip
     assert ended == {"event": "end", **where, "outcome": "finished", "reason": "max_epochs"}
 

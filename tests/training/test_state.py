@@ -214,7 +214,7 @@ def test_the_store_brings_back_what_was_saved(train: Train, differences: Differe
         metrics={},
         documents={},
         facts={},
-    )
+    ).wait()
     whole.advance(4)
     again = train(**parts)
     newest = store.newest

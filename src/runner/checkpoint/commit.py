@@ -8,55 +8,20 @@ name first, so that a checkpoint is never there in part.
 Every call that changes something goes through `os`.
 """
 
-import errno
 import logging
 import os
-import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
 
-from runner.checkpoint.files import CHUNK_BYTES, FileRecord, digest_of, digest_of_chunks
+from runner.checkpoint.damage import damages_in
+from runner.checkpoint.durable import Content, InMemory, again, free_bytes, sync_directory, unused, write_file
+from runner.checkpoint.files import FileRecord, Member, digest_of
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
-from runner.errors import CheckpointError, SaveError
+from runner.errors import CheckpointError, DamagedError, SaveError
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# What file systems answer that cannot reserve space or sync a directory: nothing is wrong, it is only not offered.
-_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-
-
-class Content(Protocol):
-    """What a file will hold."""
-
-    @property
-    def size(self) -> int: ...
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes, in pieces of CHUNK_BYTES; only the last is shorter."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Bytes at hand."""
-
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        view = memoryview(self.data)
-        for begin in range(0, len(view), CHUNK_BYTES):
-            yield view[begin : begin + CHUNK_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +40,14 @@ def commit(
     owner: str,
     files: Mapping[str, Content | Linked],
     seal: Callable[[Mapping[str, FileRecord]], bytes],
+    read_back: bool = False,
 ) -> tuple[Path, dict[str, FileRecord]]:
     """Write a checkpoint `name` in `directory`; `seal` makes its manifest from what was written.
 
     Returns where it is and the records of its files. `owner` marks the hidden names, so that `clean` touches only what
-    this owner left. Raises SaveError; then nothing of it is left, unless removing fails too: then the next `clean`
-    removes it.
+    this owner left. With `read_back` every byte is read from the disk and compared before the checkpoint gets its name.
+    Raises SaveError, or DamagedError for bytes that came back wrong; then nothing of it is left, unless removing fails
+    too: then the next `clean` removes it.
     """
     hidden = unused(directory, hidden_name(owner, name))
     target = unused(directory, name)
@@ -88,8 +55,10 @@ def commit(
     try:
         again(os.mkdir, hidden)
         records = {file: _place(hidden / file, content) for file, content in files.items()}
-        _write(hidden / MANIFEST_NAME, Text(seal(records)), os.fsync)
+        write_file(hidden / MANIFEST_NAME, InMemory(seal(records)))
         sync_directory(hidden)
+        if read_back:
+            _read_back(hidden, records, target)
         again(os.rename, hidden, target)
         sync_directory(directory)
     except BaseException as error:
@@ -111,20 +80,35 @@ def strangers(path: Path, manifest: Manifest) -> list[str]:
         return sorted(entry.name for entry in entries if entry.name not in listed or not _is_file(entry))
 
 
-def remove(path: Path, *, owner: str) -> None:
-    """Remove a checkpoint that has no `strangers`. Raises OSError; what is left over is removed by `clean`."""
+def remove(path: Path, manifest: Manifest, *, owner: str) -> list[str]:
+    """Remove a checkpoint, unless it has `strangers`: they are returned, and it stays.
+
+    Raises OSError; what is left over is removed by `clean`.
+    """
+    if strange := strangers(path, manifest):
+        return strange
     hidden = unused(path.parent, hidden_name(owner, path.name))
     again(os.rename, path, hidden)
+    # Somebody may have tagged it in between. Under its hidden name nobody can any more.
+    if strange := strangers(hidden, manifest):
+        again(os.rename, hidden, path)
+        return strange
+    # If power fails, a name that came back would stand for what is there in part.
+    sync_directory(path.parent)
     discard(hidden)
+    return []
 
 
 def clean(directory: Path, *, owner: str) -> None:
     """Remove what a writer that died left in `directory` under this owner's hidden names."""
-    pattern = re.compile(re.escape(hidden_name(owner, "")) + r"step-\d+(-\d+)?")
+    prefix = hidden_name(owner, "")
     with suppress(FileNotFoundError):
-        for path in sorted(directory.iterdir()):
-            if pattern.fullmatch(path.name):
-                discard(path)
+        leftovers = [path for path in sorted(directory.iterdir()) if path.name.startswith(prefix)]
+        if leftovers:
+            # As in `remove`: whoever hid them may have died before he could make that durable.
+            sync_directory(directory)
+        for path in leftovers:
+            discard(path)
 
 
 def discard(hidden: Path) -> None:
@@ -152,50 +136,9 @@ def discard(hidden: Path) -> None:
         log.warning("%s is a leftover that could not be removed (%s); it can be deleted", hidden, error.strerror)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = again(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        again(os.fsync, descriptor)
-    except OSError as error:
-        if error.errno not in _NOT_OFFERED:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def make_directory(directory: Path) -> None:
-    """Make a directory and those above it, durably. One that is there is fine."""
-    if directory.is_dir():
-        return
-    make_directory(directory.parent)
-    with suppress(FileExistsError):
-        again(os.mkdir, directory)
-    if not directory.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
-    sync_directory(directory.parent)
-
-
-def unused(directory: Path, name: str) -> Path:
-    """`name` in `directory`, or `name-2`, `name-3`, ... when something stands there."""
-    path, count = directory / name, 1
-    while os.path.lexists(path):
-        count += 1
-        path = directory / f"{name}-{count}"
-    return path
-
-
 def hidden_name(owner: str, name: str) -> str:
     """The hidden name under which `owner` prepares or removes `name`."""
     return f".tmp-{digest_of(owner.encode())[:8]}-{name}"
-
-
-def free_bytes(directory: Path) -> int | None:
-    """Bytes that can still be written, or None where that cannot be known."""
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None
 
 
 def failed(path: Path, error: OSError, wanted: int) -> SaveError:
@@ -208,67 +151,36 @@ def failed(path: Path, error: OSError, wanted: int) -> SaveError:
     )
 
 
-def again(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call until no signal interrupts."""
-    while True:
-        try:
-            return call(*args, **kwargs)
-        except InterruptedError:
-            continue
-
-
 def _place(path: Path, file: Content | Linked) -> FileRecord:
     if not isinstance(file, Linked):
-        return _write(path, file, _fdatasync)
+        return write_file(path, file)
     try:
         again(os.link, file.source, path, follow_symlinks=False)
     except OSError as error:
         log.debug("%s could not be linked (%s), so it is written again", file.source, error.strerror)
-        return _write(path, file.content, _fdatasync)
+        return write_file(path, file.content)
     return file.record
 
 
-def _write(path: Path, content: Content, sync: Callable[[int], None]) -> FileRecord:
-    size, digests, written = content.size, [], 0
-    descriptor = again(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _reserve(descriptor, size)
-        for chunk in content.chunks():
-            digests.append(digest_of(chunk))
-            _write_all(descriptor, chunk)
-            written += len(chunk)
-        if written != size:
-            raise RuntimeError(f"{path}: {written} bytes written, {size} were announced")
-        again(sync, descriptor)
-    finally:
-        os.close(descriptor)
-    return FileRecord(size, digest_of_chunks(digests), CHUNK_BYTES, tuple(digests))
+def _read_back(hidden: Path, records: Mapping[str, FileRecord], target: Path) -> None:
+    for name, record in records.items():
+        _forget(hidden / name)
+        with Member(hidden / name, record) as member:
+            if damages := damages_in(member):
+                raise DamagedError(
+                    f"{target}: was not saved: what was read back is not what was written; check the disk and the "
+                    f"memory ({damages[0]})"
+                )
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Take the space before a byte is written: a full disk shows at once, and syncing is quicker."""
-    if size and hasattr(os, "posix_fallocate"):
+def _forget(path: Path) -> None:
+    """Let go of what the system holds of a synced file, so that reading asks the disk. Only advice."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            again(os.posix_fallocate, descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in _NOT_OFFERED:
-                raise
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        count = again(os.write, descriptor, view)
-        if count == 0:
-            raise OSError(errno.EIO, "nothing more was written")
-        view = view[count:]
-
-
-def _fdatasync(descriptor: int) -> None:
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)
-    else:
-        os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _withdraw(target: Path, hidden: Path) -> None:

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoint.commit import Content, Linked
+from runner.checkpoint.commit import Linked
 from runner.checkpoint.damage import damages_in
+from runner.checkpoint.durable import Content
 from runner.checkpoint.files import FileRecord, Member, record_of
 from runner.checkpoint.handle import Checkpoint
 from runner.errors import CheckpointError

@@ -35,12 +35,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A state taken apart. The tensors are references to the live ones until they are written or copied."""
+    """A state taken apart. The tensors are references to the live ones until they are copied; the tree is a copy."""
 
-    tree: bytes
-    """The text of state.json."""
+    tree: Mapping[str, Any]
+    """What state.json will hold."""
     tensors: Mapping[str, Mapping[str, Tensor]]
     """By file, then by name."""
+
+    def text(self) -> bytes:
+        """The text of state.json."""
+        return json.dumps(self.tree, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
@@ -62,9 +66,8 @@ def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
         tensors[FROZEN] = unchanging
         tensors[MODEL] = {name: tensor for name, tensor in tensors[MODEL].items() if name not in unchanging}
     tree = {"format": _FORMAT, "state": {key: trees.get(key, rest.get(key)) for key in state}}
-    text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii")
     written = [file for file in TENSOR_FILES if file in tensors and (tensors[file] or file == MODEL)]
-    return Parts(text, {file: tensors[file] for file in written})
+    return Parts(tree, {file: tensors[file] for file in written})
 
 
 def put_together(tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path) -> dict[str, Any]:

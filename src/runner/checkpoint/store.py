@@ -6,6 +6,10 @@
       .tmp-...            being written or being removed; left by a writer that died, removed by the next
 
 A store is its directory's only writer: whoever makes one holds the run's lock. To look at a run, use `Checkpoint.open`.
+
+Saving has two halves. `save` copies the state into the arena (staging), which is all that the training waits for. A
+background thread writes what was copied, commits it and removes what is not kept; while it does, it alone changes the
+store, and whatever else would change it waits.
 """
 
 import logging
@@ -18,32 +22,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.commit import (
-    Content,
-    Linked,
-    Text,
-    again,
-    clean,
-    commit,
-    failed,
-    free_bytes,
-    make_directory,
-    remove,
-    strangers,
-    sync_directory,
-    unused,
-)
+from runner.checkpoint.commit import Linked, clean, commit, failed
+from runner.checkpoint.durable import Content, InMemory, again, free_bytes, make_directory, sync_directory, unused
 from runner.checkpoint.files import FileRecord, check_name
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.links import Links
-from runner.checkpoint.listing import as_kept, list_checkpoints, step_in_name
+from runner.checkpoint.listing import list_checkpoints, step_in_name
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, parse_manifest, to_bytes
-from runner.checkpoint.policies import KeepPolicy, best_rules, kept
-from runner.errors import CheckpointError, ConfigError, ResumeError
+from runner.checkpoint.policies import KeepPolicy, best_rules
+from runner.checkpoint.retention import Retention
+from runner.checkpoint.saving import Saving
+from runner.checkpoint.writer import Writer, patience
+from runner.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from runner.records import Monitor, Progress, Saved
 
 if TYPE_CHECKING:
-    from runner.checkpoint.parts import Parts
+    from runner.checkpoint.staging import Arena, Staged
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +50,10 @@ def _utc_now() -> datetime:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. Making one removes what a writer that died left behind."""
+    """The checkpoints of one run. Making one removes what a writer that died left behind.
+
+    `read_back`: every byte is read again from the disk, and compared, before a checkpoint counts as saved.
+    """
 
     def __init__(
         self,
@@ -65,6 +62,7 @@ class CheckpointStore:
         run: str,
         keep: KeepPolicy,
         monitor: Monitor | None,
+        read_back: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         try:
@@ -73,16 +71,17 @@ class CheckpointStore:
             raise ConfigError(str(error)) from error
         self.directory = directory
         self._run = run
-        self._keep = keep
-        self._monitor = monitor
+        self._read_back = read_back
         self._now = now
-        self._protected: set[str] = set()
+        self._retention = Retention(run, keep, monitor)
         self._known: dict[str, Checkpoint] = {}
         self._damages: dict[Path, CheckpointError] = {}
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._links = Links()
         self._warned_of_space = False
-        self._warned_of_strangers: set[str] = set()
+        self._arena: Arena | None = None
+        self._writer = Writer()
+        self._saving: Saving | None = None
         self._read_directory()
         clean(directory, owner=run)
         set_aside = [list_checkpoints(path)[0] for path in _subdirectories(directory / "aside")]
@@ -111,10 +110,11 @@ class CheckpointStore:
 
     def protect(self, checkpoint: Checkpoint) -> None:
         """Keep this checkpoint whatever the policy says, as long as this store lives: it was resumed from."""
-        self._protected.add(checkpoint.path.name)
+        self._retention.protect(checkpoint)
 
     def set_aside(self, after: Checkpoint, attempt: int) -> list[Path]:
         """Move every checkpoint newer than `after` to `aside/<attempt>/`; where they are now. Raises ResumeError."""
+        self.wait()
         newer = [checkpoint.path for checkpoint in self._checkpoints if checkpoint.generation > after.generation]
         newer += [path for path in self._damages if _step_of(path) > after.step]
         if not newer:
@@ -142,6 +142,26 @@ class CheckpointStore:
             self._read_directory()
         return moved
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self._writer.busy
+
+    def prepare(self, state: Mapping[str, Any], *, frozen: Collection[str] = ()) -> None:
+        """Lay out memory for copies of such states and touch it in the background, so that the first save is quick too.
+
+        Raises TypeError for what a checkpoint cannot hold, SaveError when there is not enough memory.
+        """
+        from runner.checkpoint.parts import take_apart
+
+        self.wait()
+        arena = self._memory()
+        try:
+            touch = arena.prepare(take_apart(state, frozen).tensors)
+        except MemoryError as error:
+            raise SaveError(f"{self.directory}: nothing can be saved: {error}; free some memory") from error
+        self._writer.begin(touch, size=arena.size)
+
     def save(
         self,
         state: Mapping[str, Any],
@@ -152,18 +172,25 @@ class CheckpointStore:
         documents: Mapping[str, bytes],
         facts: Mapping[str, Any],
         frozen: Collection[str] = (),
+        parameters: Collection[str] = (),
         seconds: float = 0.0,
-    ) -> Saved:
-        """Write a checkpoint, and then remove what the keep policy does not keep. Durable when it returns.
+        before: Callable[[], object] | None = None,
+    ) -> Saving:
+        """Copy the state and begin to write it: whatever happens to it after this returns, the copy is what is saved.
 
-        `documents` stand beside the state as files; `frozen` names the model's tensors that do not change, `seconds`
-        is for how long the run has trained. Raises SaveError, and TypeError for what a checkpoint cannot hold.
+        Waits first for a save that is under way, and raises what it failed with, if nobody has asked it.
+
+        `documents` stand beside the state as files. `frozen` names the model's tensors that do not change, `parameters`
+        those that only an optimizer's step changes. `seconds` is for how long the run has trained; `before` is called
+        by the writing thread before anything is written. Raises SaveError, and TypeError for what a checkpoint cannot
+        hold.
         """
         # Here, because looking at a store's checkpoints must not wait for torch.
-        from runner.checkpoint.parts import take_apart
+        from runner.checkpoint.parts import OPTIMIZER, take_apart
 
         began = time.perf_counter()
-        parts = take_apart(state, frozen)
+        self.wait()
+        self._check_documents(documents)
         newest = self.newest
         manifest = Manifest(
             run=self._run,
@@ -177,52 +204,116 @@ class CheckpointStore:
             facts=dict(facts),
             files={},
         )
-        saved = self._write(parts, documents, manifest)
-        self._known[saved.path.name] = saved
-        self._checkpoints = (*self._checkpoints, saved)
-        self._remove_what_is_not_kept()
-        took = time.perf_counter() - began
-        log.info("saved %s (%s) in %.2f s", saved.path, ", ".join(reasons), took)
-        return Saved(progress, saved.path, saved.reasons, saved.metrics, saved.manifest.size, took)
+        # What is not plain JSON must show before anything is written.
+        to_bytes(manifest)
+        parts, arena = take_apart(state, frozen), self._memory()
+        try:
+            staged = arena.stage(parts.tensors, stepped=lambda file, name: file == OPTIMIZER or name in parameters)
+        except MemoryError as error:
+            raise SaveError(
+                f"{self.directory}: step {progress.step} was not saved: {error}; free some memory; "
+                "the checkpoints saved before are whole"
+            ) from error
 
-    def _write(self, parts: "Parts", documents: Mapping[str, bytes], manifest: Manifest) -> Checkpoint:
-        """Commit parts that nobody changes any more. Knows nothing of the live state."""
-        files = self._files(parts, documents)
+        def write(saving: Saving) -> Saved:
+            if before is not None:
+                before()
+            return self._write(saving, parts.text, staged, documents, manifest)
+
+        saving = self._saving = Saving(progress, staged, began)
+        saving.begin(self._writer, write, size=arena.size)
+        return saving
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when nothing is being written any more. Raises what the last save failed with, if nobody has asked it.
+
+        Raises SaveError when it takes longer than `timeout` seconds: by default a minute and what a very slow disk
+        needs.
+        """
+        saving, limit = self._saving, timeout
+        if limit is None:
+            limit = patience(0 if self._arena is None else self._arena.size)
+        if saving is not None and not saving.asked:
+            saving.wait(limit)
+        if not self._writer.idle(limit):
+            raise SaveError(f"{self.directory}: memory for saving is still not there after {limit:.0f} s")
+
+    def close(self) -> None:
+        """Let the background thread end once it has written what was begun, and let go of the memory for copies."""
+        self._writer.close()
+        self._arena = None
+
+    def _memory(self) -> "Arena":
+        from runner.checkpoint.staging import Arena
+
+        if self._arena is None:
+            self._arena = Arena()
+        return self._arena
+
+    def _write(
+        self,
+        saving: Saving,
+        tree: Callable[[], bytes],
+        staged: "Staged",
+        documents: Mapping[str, bytes],
+        manifest: Manifest,
+    ) -> Saved:
+        """In the background: commit what was staged, then remove what is not kept. Knows nothing of the live state."""
+        began = time.thread_time()
+        staged.finish()
+        files = self._files(tree(), staged, documents)
 
         def seal(records: Mapping[str, FileRecord]) -> bytes:
             return to_bytes(replace(manifest, files=dict(records)))
 
-        # What is not plain JSON must show before anything is written.
-        seal({})
         name = f"step-{manifest.progress.step:09d}"
+        wanted = _bytes_to_write(files)
         try:
             make_directory(self.directory)
             clean(self.directory, owner=self._run)
         except OSError as error:
-            raise failed(self.directory / name, error, _bytes_to_write(files)) from error
-        self._warn_if_it_will_not_fit(_bytes_to_write(files))
+            raise failed(self.directory / name, error, wanted) from error
+        self._warn_if_it_will_not_fit(wanted)
         try:
-            path, records = commit(self.directory, name, owner=self._run, files=files, seal=seal)
+            path, records = commit(
+                self.directory, name, owner=self._run, files=files, seal=seal, read_back=self._read_back
+            )
         except BaseException:
             with suppress(CheckpointError):
                 self._read_directory()
             raise
+        saving.became_durable(path)
         # As it reads from the disk, where a tuple among the facts is a list; the disk itself need not be asked.
-        return Checkpoint(path, parse_manifest(seal(records), path / MANIFEST_NAME))
+        saved = Checkpoint(path, parse_manifest(seal(records), path / MANIFEST_NAME))
+        self._known[path.name] = saved
+        self._checkpoints = (*self._checkpoints, saved)
+        self._remove_what_is_not_kept()
+        cpu_seconds = time.thread_time() - began
+        stats = saving.stats_of(size=saved.manifest.size, written=wanted, cpu_seconds=cpu_seconds)
+        log.info(
+            "saved %s (%s): %.3f s of waiting, durable after %.2f s",
+            path,
+            ", ".join(saved.reasons),
+            stats.stall,
+            stats.seconds,
+        )
+        return Saved(saved.progress, path, saved.reasons, saved.metrics, stats)
 
-    def _files(self, parts: "Parts", documents: Mapping[str, bytes]) -> dict[str, Content | Linked]:
-        from runner.checkpoint.parts import FROZEN, STATE, TENSOR_FILES
-        from runner.checkpoint.tensors import TensorFile
+    def _check_documents(self, documents: Mapping[str, bytes]) -> None:
+        from runner.checkpoint.parts import STATE, TENSOR_FILES
 
         for name in documents:
             check_name(name, self.directory)
             if name in (MANIFEST_NAME, STATE, *TENSOR_FILES):
                 raise ValueError(f"a document cannot be called {name!r}: the checkpoint has a file of that name")
-        files: dict[str, Content | Linked] = {name: Text(data) for name, data in documents.items()}
-        files[STATE] = Text(parts.tree)
-        for name, tensors in parts.tensors.items():
-            content = TensorFile(tensors)
-            files[name] = self._links.find(name, content, self._checkpoints) if name == FROZEN else content
+
+    def _files(self, tree: bytes, staged: "Staged", documents: Mapping[str, bytes]) -> dict[str, Content | Linked]:
+        from runner.checkpoint.parts import FROZEN, STATE
+
+        files: dict[str, Content | Linked] = {name: InMemory(data) for name, data in documents.items()}
+        files[STATE] = InMemory(tree)
+        for name, image in staged.files.items():
+            files[name] = self._links.find(name, image, self._checkpoints) if name == FROZEN else image
         return files
 
     def _warn_if_it_will_not_fit(self, wanted: int) -> None:
@@ -243,31 +334,10 @@ class CheckpointStore:
         except CheckpointError as error:
             log.warning("nothing is removed after this save: %s", error)
             return
-        own = [checkpoint for checkpoint in self._checkpoints if checkpoint.manifest.run == self._run]
-        records = [as_kept(checkpoint, protected=checkpoint.path.name in self._protected) for checkpoint in own]
-        keep = kept(self._keep, records, self._monitor)
-        leaving = [checkpoint for checkpoint in own if checkpoint.generation not in keep]
-        for checkpoint in leaving:
-            self._remove(checkpoint)
-
-    def _remove(self, checkpoint: Checkpoint) -> None:
-        """A failure is no reason to stop training: it is logged, and tried again after the next save."""
-        try:
-            strange = strangers(checkpoint.path, checkpoint.manifest)
-            if not strange:
-                remove(checkpoint.path, owner=self._run)
-                del self._known[checkpoint.path.name]
-                self._checkpoints = tuple(other for other in self._checkpoints if other is not checkpoint)
-                log.info("removed %s", checkpoint.path)
-            elif checkpoint.path.name not in self._warned_of_strangers:
-                self._warned_of_strangers.add(checkpoint.path.name)
-                log.warning(
-                    "%s is kept: it holds what its manifest does not list (%s); move that away, or delete it yourself",
-                    checkpoint.path,
-                    ", ".join(strange),
-                )
-        except OSError as error:
-            log.warning("%s could not be removed (%s); it is tried again later", checkpoint.path, error.strerror)
+        gone = self._retention.remove_from(self._checkpoints)
+        for name in gone:
+            del self._known[name]
+        self._checkpoints = tuple(one for one in self._checkpoints if one.path.name not in gone)
 
     def _next_generation(self) -> int:
         known = [checkpoint.generation for checkpoint in self._checkpoints]

@@ -70,21 +70,22 @@ class TensorFile:
                 specs.append((name, stored, (*tensor.shape, *extra)))
         # Other programs look at `format` to learn that a file came from torch.
         metadata = {"format": "pt"} | ({_TAGS: json.dumps(tags)} if tags else {})
-        self._start, self._header = lay_out(specs, metadata)
+        self.start, self.header = lay_out(specs, metadata)
+        """The bytes before the data, and where in the file each tensor stands."""
 
     @property
     def size(self) -> int:
         """Bytes in the file."""
-        return max((entry.end for entry in self._header.entries.values()), default=self._header.size)
+        return max((entry.end for entry in self.header.entries.values()), default=self.header.size)
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The file's bytes from the start, in pieces of CHUNK_BYTES; only the last is shorter."""
         return _in_chunks(self._pieces())
 
     def _pieces(self) -> Iterator[memoryview]:
-        yield memoryview(self._start)
-        for name in self._header.entries:
-            yield memory_of(_on_host(self._tensors[name]))
+        yield memoryview(self.start)
+        for name in self.header.entries:
+            yield memory_of(on_host(self._tensors[name]))
 
 
 def memory_of(tensor: Tensor) -> memoryview:
@@ -202,7 +203,8 @@ def _empty(entry: Entry, tags: Mapping[str, str]) -> Tensor:
     return torch.empty(entry.shape[: len(entry.shape) - len(extra)], dtype=dtype)
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def on_host(tensor: Tensor) -> Tensor:
+    """A tensor as it is in a file: on the host, dense, its values as they read."""
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
 
 

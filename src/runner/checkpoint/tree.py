@@ -7,7 +7,7 @@ is `{"$": "tensor", "name": ...}`; tied tensors are references to one name.
 import base64
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,8 @@ def references(value: object) -> dict[str, str]:
 class _Flattening:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._stored: dict[tuple[object, ...], str] = {}
+        self._at: dict[int, list[str]] = {}
+        """Under which names the tensors that begin at an address are stored."""
 
     def encode(self, value: object, path: tuple[str, ...]) -> Any:
         if len(path) > DEPTH_LIMIT:
@@ -76,11 +77,13 @@ class _Flattening:
             "wanted tensors, numbers, text, bytes, numpy arrays, or dicts, lists and tuples of these"
         )
 
-    def _list(self, value: list[Any], path: tuple[str, ...]) -> Any:
+    def _list(self, value: Sequence[Any], path: tuple[str, ...]) -> Any:
+        if _all_small_ints(value):
+            return list(value)
         return [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]
 
     def _tuple(self, value: tuple[Any, ...], path: tuple[str, ...]) -> Any:
-        return {TAG: "tuple", "items": [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]}
+        return {TAG: "tuple", "items": self._list(value, path)}
 
     def _dict(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
         if all(type(key) is str for key in value) and TAG not in value:
@@ -96,22 +99,20 @@ class _Flattening:
                 f"{_named(path)} is a tensor of {value.dtype}, {value.layout}, on {value.device}, which a checkpoint "
                 "cannot hold; wanted a dense tensor with values, of an ordinary dtype"
             )
-        # Same memory read in the same way: one tensor under several names. Empty ones have no memory to share.
-        identity = (
-            value.device,
-            value.untyped_storage().data_ptr(),
-            value.storage_offset(),
-            value.shape,
-            value.stride(),
-            value.dtype,
-            value.is_conj(),
-            value.is_neg(),
-        )
-        name = self._stored.get(identity) if value.numel() else None
+        name = self._stored_as(value)
         if name is None:
             name = self._store(value, path)
-            self._stored[identity] = name
+            self._at.setdefault(value.data_ptr(), []).append(name)
         return {TAG: "tensor", "name": name}
+
+    def _stored_as(self, value: Tensor) -> str | None:
+        """The name of a tensor that is this one, if it is stored already. Empty ones have no memory to share."""
+        if not value.numel():
+            return None
+        for name in self._at.get(value.data_ptr(), ()):
+            if _same_memory(value, self.tensors[name]):
+                return name
+        return None
 
     def _array(self, value: np.ndarray[Any, Any], path: tuple[str, ...]) -> Any:
         native = value.dtype.newbyteorder("=")
@@ -134,13 +135,32 @@ class _Flattening:
 
     def _store(self, tensor: Tensor, path: tuple[str, ...]) -> str:
         # Only what UTF-8 can hold: the names stand in a header that other programs read.
-        wanted = ".".join(path).encode("utf-8", "backslashreplace").decode("utf-8") or "value"
+        wanted = ".".join(path) or "value"
+        if not wanted.isascii():
+            wanted = wanted.encode("utf-8", "backslashreplace").decode("utf-8")
         name, count = wanted, 1
         while name in self.tensors or name == METADATA:
             count += 1
             name = f"{wanted}#{count}"
-        self.tensors[name] = tensor.detach()
+        self.tensors[name] = tensor.detach() if tensor.requires_grad else tensor
         return name
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors that begin at one address are the same memory, read in the same way."""
+    return (one.device, one.dtype, one.shape, one.stride(), one.is_conj(), one.is_neg()) == (
+        other.device,
+        other.dtype,
+        other.shape,
+        other.stride(),
+        other.is_conj(),
+        other.is_neg(),
+    )
+
+
+def _all_small_ints(values: Sequence[Any]) -> bool:
+    """Whether a long row, such as a generator's state, is plain numbers that JSON has as they are."""
+    return bool(values) and set(map(type, values)) == {int} and -_SMALL_INT <= min(values) <= max(values) < _SMALL_INT
 
 
 def _int(value: int) -> Any:

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
-from runner.checkpoint.tree import flatten
 from runner.collector import collector_paused
 from runner.config.build import Training, build
 from runner.config.check import Settings
@@ -20,7 +18,7 @@ from runner.config.documents import documents
 from runner.config.nodes import instantiate
 from runner.config.resume import Resumption
 from runner.config.words import Words
-from runner.errors import DamagedError, RunnerError, SaveError
+from runner.errors import RunnerError, SaveError
 from runner.metrics_file import MetricsFile
 from runner.records import Ended, Progress, Record, Saved, Started, Step
 from runner.rundir import RunDir
@@ -97,8 +95,13 @@ class Attempt:
             ending.callback(observers.close)
             report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
             store = CheckpointStore(
-                self.run.checkpoints, run=self.run.id, keep=settings.checkpoint.keep, monitor=settings.monitor
+                self.run.checkpoints,
+                run=self.run.id,
+                keep=settings.checkpoint.keep,
+                monitor=settings.monitor,
+                read_back=settings.checkpoint.read_back,
             )
+            ending.callback(store.close)
             facts = self._facts(training)
             restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
             keep_source(code)
@@ -138,9 +141,8 @@ class Attempt:
 
         def save(reasons: tuple[str, ...], metrics: Mapping[str, float]) -> Saved:
             records.sync()
-            tree = state.state_dict()
-            saved = store.save(
-                tree,
+            return store.save(
+                state.state_dict(),
                 progress=state.progress,
                 reasons=reasons,
                 metrics=metrics,
@@ -148,10 +150,7 @@ class Attempt:
                 facts=facts,
                 frozen=state.frozen_names(),
                 seconds=self.seconds_before + time.monotonic() - self.began,
-            )
-            if settings.checkpoint.read_back:
-                _read_back(saved, tree)
-            return saved
+            ).wait()
 
         ends = training.horizon
         observe(
@@ -228,11 +227,3 @@ class Attempt:
             made[name] = instantiate(node, f"observers.{name}")
         return made
 
-
-def _read_back(saved: Saved, tree: Mapping[str, Any]) -> None:
-    """Raise DamagedError if what is on the disk is not what was to be written."""
-    plain, tensors = flatten(tree)
-    plain_read, tensors_read = flatten(Checkpoint.open(saved.path).state())
-    same = plain == plain_read and tensors.keys() == tensors_read.keys()
-    if not same or any(not torch.equal(tensors[name].cpu(), tensors_read[name]) for name in tensors):
-        raise DamagedError(f"{saved.path}: what was read back is not what was written; check the disk")

@@ -137,7 +137,7 @@ class Loop:
             metrics |= {} if scores is None else dict(scores.metrics)
         saved = self.save(reasons, metrics)
         self.saved, self.saved_at = saved.progress, self.clock()
-        self.spending = replace(self.spending, spent=self.spending.spent + saved.seconds, last=saved.seconds)
+        self.spending = replace(self.spending, spent=self.spending.spent + saved.stats.cost, last=saved.stats.cost)
         self.observe(saved)
 
 

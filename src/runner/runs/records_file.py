@@ -73,8 +73,9 @@ class RecordsFile:
                 **at,
                 "path": record.path.name,
                 "reasons": list(record.reasons),
-                "bytes": record.size,
-                "seconds": round(record.seconds, 3),
+                "bytes": record.stats.size,
+                "stall": round(record.stats.stall, 6),
+                "seconds": round(record.stats.seconds, 3),
             }
         if isinstance(record, Ended):
             return {"event": "end", **at, "outcome": record.outcome, "reason": record.reason}

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.records import Ended, Epoch, Evaluation, Progress, Saved, Started, Step
+from runner.records import Ended, Epoch, Evaluation, Progress, Saved, SaveStats, Started, Step
 from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay
+
+STATS = SaveStats(size=10, written=10, stall=0.01, seconds=0.1, cost=0.02)
 
 
 class Display:
@@ -94,8 +96,8 @@ def test_evaluations_and_unusual_saves_are_said() -> None:
     at = Progress(20, 2)
     one.display.observe(Epoch(at, 0.4, 0.1, 1.0))
     one.display.observe(Evaluation(at, "validation", {"val_loss": 0.25, "val_accuracy": 0.5}, "averaged", True, 0.1))
-    one.display.observe(Saved(at, Path("step-000000020"), ("every_epochs", "improvement"), {}, 10, 0.1))
-    one.display.observe(Saved(at, Path("step-000000020"), ("signal",), {}, 10, 0.1))
+    one.display.observe(Saved(at, Path("step-000000020"), ("every_epochs", "improvement"), {}, STATS))
+    one.display.observe(Saved(at, Path("step-000000020"), ("signal",), {}, STATS))
     assert one.text.getvalue().splitlines() == [
         "validation epoch 2  step 20  val_loss 0.2500  val_accuracy 0.5000  averaged weights  best",
         "saved step-000000020 (signal)",

@@ -1,0 +1,161 @@
+"""Single file operations that hold against interruption and power cuts: what commits, archives and exports are made of.
+
+Every call that changes something goes through `os`.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+from runner.checkpoint.files import CHUNK_BYTES, FileRecord, digest_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What file systems answer that cannot reserve space or sync a directory: nothing is wrong, it is only not offered.
+_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_FLUSH_BYTES = 8 * 1024 * 1024
+"""How much is written before the disk is asked to begin with it: small enough to overlap, large enough to be cheap."""
+
+
+class Content(Protocol):
+    """What a file will hold."""
+
+    @property
+    def size(self) -> int: ...
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The bytes, in pieces of CHUNK_BYTES; only the last is shorter."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Bytes at hand."""
+
+    data: bytes | memoryview
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        view = memoryview(self.data)
+        for begin in range(0, len(view), CHUNK_BYTES):
+            yield view[begin : begin + CHUNK_BYTES]
+
+
+def write_file(path: Path, content: Content) -> FileRecord:
+    """Write a new file, durably, and hash it meanwhile. Its name is durable once its directory is synced.
+
+    Raises OSError; FileExistsError when something stands there.
+    """
+    size, digests, written, flushed = content.size, [], 0, 0
+    descriptor = again(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _reserve(descriptor, size)
+        for chunk in content.chunks():
+            digests.append(digest_of(chunk))
+            _write_all(descriptor, chunk)
+            written += len(chunk)
+            if written - flushed >= _FLUSH_BYTES:
+                _begin_flushing(descriptor, flushed, written)
+                flushed = written
+        if written != size:
+            raise RuntimeError(f"{path}: {written} bytes written, {size} were announced")
+        again(_fdatasync, descriptor)
+    finally:
+        os.close(descriptor)
+    return FileRecord.of(size, digests)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = again(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        again(os.fsync, descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it, durably. One that is there is fine."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    with suppress(FileExistsError):
+        again(os.mkdir, directory)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    sync_directory(directory.parent)
+
+
+def unused(directory: Path, name: str) -> Path:
+    """`name` in `directory`, or `name-2`, `name-3`, ... when something stands there."""
+    path, count = directory / name, 1
+    while os.path.lexists(path):
+        count += 1
+        path = directory / f"{name}-{count}"
+    return path
+
+
+def free_bytes(directory: Path) -> int | None:
+    """Bytes that can still be written, or None where that cannot be known."""
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
+
+
+def again(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call until no signal interrupts."""
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except InterruptedError:
+            continue
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the space before a byte is written: a full disk shows at once, and syncing is quicker."""
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            again(os.posix_fallocate, descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        count = again(os.write, descriptor, view)
+        if count == 0:
+            raise OSError(errno.EIO, "nothing more was written")
+        view = view[count:]
+
+
+def _begin_flushing(descriptor: int, begin: int, end: int) -> None:
+    """Let the disk begin while more is being written, so that the sync at the end finds little left to do.
+
+    Linux starts writing a range back when it is told that nobody needs it in memory. Only advice: errors mean nothing.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+
+
+def _fdatasync(descriptor: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+    else:
+        os.fsync(descriptor)

@@ -1,0 +1,93 @@
+"""One background thread that does one thing after the other: what is written while the training goes on."""
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SLOWEST_BYTES_PER_SECOND = 10_000_000
+"""A disk that is slower than this is taken for one that does not answer."""
+
+
+def patience(size: int) -> float:
+    """For how many seconds to wait at most until `size` bytes are written."""
+    return 60.0 + size / SLOWEST_BYTES_PER_SECOND
+
+
+class Writer:
+    """A thread that is started when there is something to do. The process waits at its exit, but not for ever."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._last: Future[Any] | None = None
+        self._size = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done."""
+        return self._last is not None and not self._last.done()
+
+    def begin(self, task: Callable[[], T], *, size: int) -> "Future[T]":
+        """Do `task` when what was begun before is done. It writes about `size` bytes."""
+        future: Future[T] = Future()
+        self._last, self._size = future, size
+        if self._thread is None:
+            # A daemon, because the interpreter would wait for any other without an end.
+            thread = threading.Thread(target=self._work, name="checkpoint writer", daemon=True)
+            thread.start()
+            self._thread = thread
+            atexit.register(self._leave, os.getpid())
+        self._tasks.put((future, task))
+        return future
+
+    def idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is being done; False if that took longer than `timeout` seconds."""
+        if self._last is not None:
+            try:
+                self._last.exception(timeout)
+            except FutureTimeoutError:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Let the thread end when it has done what was begun. Another `begin` starts another."""
+        if self._thread is not None:
+            self._tasks.put((Future(), _stop))
+            self._thread = None
+            atexit.unregister(self._leave)
+
+    def _work(self) -> None:
+        while True:
+            future, task = self._tasks.get()
+            if task is _stop:
+                return
+            try:
+                result = task()
+            except BaseException as error:
+                # Whoever asks gets it. This thread has nobody to raise it to.
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            # Nothing of a task is held while the next is waited for.
+            del future, task
+
+    def _leave(self, process: int) -> None:
+        if os.getpid() == process and not self.idle(patience(self._size)):
+            log.error(
+                "the last checkpoint is still not written after %.0f s and is given up; those before are whole",
+                patience(self._size),
+            )
+
+
+def _stop() -> None:
+    """What ends the thread."""
