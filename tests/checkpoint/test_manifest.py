@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoint.files import digest_of, record_of
+from runner.checkpoint.files import FileRecord, digest_of, record_of
 from runner.checkpoint.manifest import Manifest, parse_manifest, read_manifest, to_bytes
 from runner.errors import DamagedError, FormatError
 from runner.records import Progress
@@ -82,15 +82,48 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_naming_what_it_needs() -> None:
     with pytest.raises(FormatError) as caught:
-        parse_manifest(changed(format=3, reader=2, something="new"), WHERE)
+        parse_manifest(changed(format=4, reader=3, something="new"), WHERE)
     assert str(caught.value) == (
-        f"{WHERE}: format 3, which needs a reader of format 2; this runner reads formats up to 1; "
+        f"{WHERE}: format 4, which needs a reader of format 3; this runner reads formats up to 2; "
         "update runner to load it"
     )
 
 
-def test_a_newer_format_that_this_reader_understands_is_read() -> None:
-    assert parse_manifest(changed(format=2, reader=1), WHERE).format == 2
+def test_a_newer_format_that_this_reader_understands_is_read_and_what_is_new_in_it_is_passed_over() -> None:
+    values = json.loads(to_bytes(manifest()))
+    files = {name: record | {"compression": "none"} for name, record in values["files"].items()}
+    newer = changed(format=3, reader=2, something="new", progress=values["progress"] | {"tokens": 5}, files=files)
+    assert parse_manifest(newer, WHERE) == manifest(format=3, reader=2)
+
+
+def test_a_newer_format_that_lacks_what_this_reader_needs_is_refused() -> None:
+    values = json.loads(to_bytes(manifest()))
+    del values["digest"], values["seconds"]
+    with pytest.raises(FormatError, match=r"not a manifest of format 3 \(unknown or missing entries \['seconds'\]\)"):
+        parse_manifest(sealed(values | {"format": 3, "reader": 2}), WHERE)
+
+
+def as_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    def split(chunks: str) -> list[str]:
+        return [chunks[begin : begin + 32] for begin in range(0, len(chunks), 32)]
+
+    files = {name: record | {"chunks": split(record["chunks"])} for name, record in values["files"].items()}
+    return {key: value for key, value in values.items() if key != "digest"} | {"format": 1, "reader": 1, "files": files}
+
+
+def test_format_1_is_migrated() -> None:
+    long = FileRecord(100, digest_of(b"ab" * 32), 50, "ab" * 32)
+    written = manifest(files={"long": long, "empty": record_of([])})
+    older = as_format_1(json.loads(to_bytes(written)))
+    assert older["files"]["long"]["chunks"] == ["ab" * 16, "ab" * 16]
+    assert parse_manifest(sealed(older), WHERE) == dataclasses.replace(written, format=1, reader=1)
+
+
+@pytest.mark.parametrize("chunks", [None, ["ab"], ["ab" * 16, 1], "ab" * 32])
+def test_digests_of_format_1_that_make_no_sense_are_refused(chunks: object) -> None:
+    record = dataclasses.asdict(FileRecord(100, digest_of(b"ab" * 32), 50, "ab" * 32)) | {"chunks": chunks}
+    with pytest.raises(FormatError, match="is not a manifest of format 1"):
+        parse_manifest(changed(format=1, reader=1, files={"a": record}), WHERE)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +147,11 @@ RECORD = dataclasses.asdict(record_of([b"x"]))
         ({"files": {"a": RECORD | {"size": True}}}, "size is True"),
         ({"files": {"a": RECORD | {"chunk_bytes": 0}}}, "chunks of 0"),
         ({"files": {"a": RECORD | {"chunk_bytes": 2**40}}}, "chunks of 1099511627776"),
-        ({"files": {"a": RECORD | {"chunks": []}}}, "in 0 chunks"),
-        ({"files": {"a": RECORD | {"chunks": ["0" * 32]}}}, "is not that of its chunks"),
+        ({"files": {"a": RECORD | {"chunks": ""}}}, "in 0 chunks"),
+        ({"files": {"a": RECORD | {"chunks": "0" * 31}}}, "in 0 chunks"),
+        ({"files": {"a": RECORD | {"chunks": "0" * 32}}}, "is not that of its chunks"),
+        ({"files": {"a": RECORD | {"chunks": "é" * 32}}}, "is not a manifest of format 2"),
+        ({"files": {"a": RECORD | {"chunks": ["0" * 32]}}}, "wanted text"),
         ({"files": {"a": RECORD | {"digest": "0" * 32}}}, "is not that of its chunks"),
         ({"files": {"a": {}}}, "the record of 'a' has the entries []"),
         ({"files": []}, "files is [], wanted a mapping"),
@@ -128,6 +164,8 @@ RECORD = dataclasses.asdict(record_of([b"x"]))
         ({"reasons": "end"}, "reasons is 'end', wanted a list"),
         ({"run": None}, "run is None, wanted text"),
         ({"surprise": 1}, "unknown or missing entries ['surprise']"),
+        ({"format": 0}, "is not a manifest of format 0"),
+        ({"format": "2"}, "format is '2', wanted a whole number"),
         ({"reader": "1"}, "does not say who can read it"),
     ],
 )

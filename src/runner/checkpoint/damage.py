@@ -10,7 +10,7 @@ def damages_in(member: Member) -> list[str]:
     scratch = bytearray(min(member.record.chunk_bytes, member.record.size))
     header: Header | None = None
     damages = []
-    for index in range(len(member.record.chunks)):
+    for index in range(member.record.num_chunks):
         begin, end = member.extent(index)
         chunk = memoryview(scratch)[: end - begin]
         good = member.fill(index, chunk)

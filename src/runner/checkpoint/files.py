@@ -9,16 +9,18 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import xxhash
 
 from runner.errors import CheckpointError, DamagedError, FormatError
 
 CHUNK_BYTES = 4 * 1024 * 1024
+DIGEST_LENGTH = 32
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -30,17 +32,26 @@ class FileRecord:
     size: int
     digest: str
     chunk_bytes: int
-    chunks: tuple[str, ...]
+    chunks: str
+    """The digests of its chunks, one after the other: one text, because 10,000 manifests hold millions of them."""
+
+    @classmethod
+    def of(cls, size: int, digests: Iterable[str]) -> "FileRecord":
+        """The record of a file that was written in chunks of CHUNK_BYTES with these digests."""
+        chunks = "".join(digests)
+        return cls(size, digest_of(chunks.encode("ascii")), CHUNK_BYTES, chunks)
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.chunks) // DIGEST_LENGTH
+
+    def digest_of_chunk(self, index: int) -> str:
+        return self.chunks[index * DIGEST_LENGTH : (index + 1) * DIGEST_LENGTH]
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
     """The xxh3-128 of some bytes, as 32 hexadecimal digits."""
     return xxhash.xxh3_128_hexdigest(data)
-
-
-def digest_of_chunks(chunks: Iterable[str]) -> str:
-    """A file's digest, from the digests of its chunks."""
-    return digest_of("".join(chunks).encode("ascii"))
 
 
 def record_of(chunks: Iterable[bytes | memoryview]) -> FileRecord:
@@ -49,7 +60,7 @@ def record_of(chunks: Iterable[bytes | memoryview]) -> FileRecord:
     for chunk in chunks:
         size += len(chunk)
         digests.append(digest_of(chunk))
-    return FileRecord(size, digest_of_chunks(digests), CHUNK_BYTES, tuple(digests))
+    return FileRecord.of(size, digests)
 
 
 def check_name(name: str, where: Path) -> None:
@@ -92,20 +103,60 @@ def read_small(path: Path, limit: int) -> bytes:
     return bytes(data[:filled])
 
 
-class Member:
-    """An opened file of a checkpoint that has the recorded length. Every chunk read is compared with its digest."""
+class Source(Protocol):
+    """Where the bytes of an opened file are: a file of its own, or part of an archive."""
 
-    def __init__(self, path: Path, record: FileRecord) -> None:
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The file itself, whatever its names."""
+        ...
+
+    def read_into(self, memory: memoryview, offset: int) -> int:
+        """Read from `offset` on until `memory` is full or the bytes end; how many were read. Raises DamagedError."""
+        ...
+
+
+class Stretch:
+    """Part of an opened file, from byte `begin` on."""
+
+    def __init__(self, descriptor: int, begin: int, size: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._begin = begin
+        self._path = path
+        self.size = size
+        status = os.fstat(descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+
+    def read_into(self, memory: memoryview, offset: int) -> int:
+        wanted = memory[: max(0, self.size - offset)]
+        return _fill(self._descriptor, wanted, self._begin + offset, self._path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Source]:
+    """A regular file as a source."""
+    with reading(path) as descriptor:
+        yield Stretch(descriptor, 0, os.fstat(descriptor).st_size, path)
+
+
+class Member:
+    """An opened file of a checkpoint that has the recorded length. Every chunk read is compared with its digest.
+
+    `path` is a file, or what is named in errors when `opened` gives another source.
+    """
+
+    def __init__(self, path: Path, record: FileRecord, opened: AbstractContextManager[Source] | None = None) -> None:
         self.path = path
         self.record = record
-        self._opened = reading(path)
+        self._opened = whole_file(path) if opened is None else opened
 
     def __enter__(self) -> "Member":
-        self._descriptor = self._opened.__enter__()
-        status = os.fstat(self._descriptor)
-        self.identity = (status.st_dev, status.st_ino)
-        """The file itself, whatever its names."""
-        size = status.st_size
+        self._source = self._opened.__enter__()
+        self.identity = self._source.identity
+        size = self._source.size
         if size != self.record.size:
             self._opened.__exit__(None, None, None)
             what = "is cut short" if size < self.record.size else "has bytes too many"
@@ -127,14 +178,14 @@ class Member:
     def fill(self, index: int, into: memoryview) -> bool:
         """Read chunk `index` into memory of its length; True when its bytes are those that were written."""
         begin, end = self.extent(index)
-        filled = _fill(self._descriptor, into, begin, self.path)
-        return filled == end - begin and digest_of(into) == self.record.chunks[index]
+        filled = self._source.read_into(into, begin)
+        return filled == end - begin and digest_of(into) == self.record.digest_of_chunk(index)
 
     def read(self) -> bytes:
         """All of the file. Raises DamagedError."""
         data = bytearray(self.record.size)
         view = memoryview(data)
-        for index in range(len(self.record.chunks)):
+        for index in range(self.record.num_chunks):
             begin, end = self.extent(index)
             if not self.fill(index, view[begin:end]):
                 raise self.damaged(index)

@@ -3,32 +3,35 @@
 A directory is a checkpoint if and only if it holds a manifest that reads well. The file is JSON whose last entry is
 the xxh3-128 of all the text before that entry, in every format version, so a changed byte anywhere in it is noticed.
 Listings read nothing else; no torch here.
+
+Format 1   `chunks` of a file was a list of digests.
+Format 2   they are one text: a listing of great checkpoints spends most of its time on them.
 """
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from runner.checkpoint.files import DIGEST_LENGTH, check_name, digest_of, read_small
 from runner.checkpoint.files import FileRecord as FileRecord
-from runner.checkpoint.files import check_name, digest_of, digest_of_chunks, read_small
 from runner.errors import DamagedError, FormatError
 from runner.records import Progress
 
 MANIFEST_NAME = "manifest.json"
 
-FORMAT = 1
+FORMAT = 2
 """The version in which manifests are written."""
-READER = 1
+READER = 2
 """The oldest reader that understands what is written; also the newest that this program is."""
 
 _SIZE_LIMIT = 256 * 1024 * 1024
 _TAIL = ',\n "digest": "%s"\n}\n'
 _TAIL_LENGTH = len(_TAIL % ("0" * 32))
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+_PROGRESS = frozenset(field.name for field in fields(Progress))
+_RECORD = frozenset(field.name for field in fields(FileRecord))
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -59,6 +62,9 @@ class Manifest:
     def size(self) -> int:
         """Bytes in all files together, the manifest aside."""
         return sum(record.size for record in self.files.values())
+
+
+_ENTRIES = frozenset({*(field.name for field in fields(Manifest)), "digest"})
 
 
 def to_bytes(manifest: Manifest) -> bytes:
@@ -99,7 +105,7 @@ def parse_manifest(raw: bytes, where: Path) -> Manifest:
             f"{where}: is damaged: its text is not what was written (checksum differs); use another checkpoint"
         )
     try:
-        values = json.loads(raw, parse_constant=_refuse_constant)
+        values = _DECODER.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: is not JSON ({error}); wanted a checkpoint's manifest") from error
     if not isinstance(values, dict) or type(values.get("reader")) is not int:
@@ -110,7 +116,7 @@ def parse_manifest(raw: bytes, where: Path) -> Manifest:
             f"this runner reads formats up to {READER}; update runner to load it"
         )
     try:
-        return _manifest(values, where)
+        return _manifest(_migrated(values), where)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, FormatError):
             raise
@@ -119,43 +125,69 @@ def parse_manifest(raw: bytes, where: Path) -> Manifest:
         ) from error
 
 
+def _migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a manifest as this version has them, whatever version wrote them."""
+    written = _count(values["format"], "format")
+    for older in range(written, FORMAT):
+        values = _STEPS[older](values)
+    missing, unknown = _ENTRIES - values.keys(), values.keys() - _ENTRIES
+    # A newer version may say more than this one understands; if that mattered, it would need a newer reader.
+    if missing or (unknown and written <= FORMAT):
+        raise ValueError(f"unknown or missing entries {sorted(unknown if written <= FORMAT else ()) + sorted(missing)}")
+    return values
+
+
+def _from_1_to_2(values: dict[str, Any]) -> dict[str, Any]:
+    def joined(name: str, record: object) -> dict[str, Any]:
+        chunks = [_text(chunk, "chunks") for chunk in _list(_mapping(record, name)["chunks"], "chunks")]
+        if any(len(chunk) != DIGEST_LENGTH for chunk in chunks):
+            raise ValueError(f"the digest of {name!r} is not that of its chunks")
+        return {**_mapping(record, name), "chunks": "".join(chunks)}
+
+    files = _mapping(values["files"], "files")
+    return {**values, "files": {name: joined(name, record) for name, record in files.items()}}
+
+
+# From each older format to the next. What a newer program wrote is never changed on the disk.
+_STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2}
+
+
 def _manifest(values: dict[str, Any], where: Path) -> Manifest:
-    unknown = values.keys() ^ {*(field.name for field in fields(Manifest)), "digest"}
-    if unknown:
-        raise ValueError(f"unknown or missing entries {sorted(unknown)}")
-    progress = values["progress"]
-    names = {field.name for field in fields(Progress)}
-    if not isinstance(progress, dict) or progress.keys() != names:
-        raise ValueError(f"progress is {progress!r}, wanted {sorted(names)}")
+    newer = values["format"] > FORMAT
+    progress = _mapping(values["progress"], "progress")
+    if _PROGRESS - progress.keys() or (progress.keys() - _PROGRESS and not newer):
+        raise ValueError(f"progress is {progress!r}, wanted {sorted(_PROGRESS)}")
     parent = values["parent"]
     return Manifest(
         run=_text(values["run"], "run"),
         generation=_count(values["generation"], "generation"),
-        progress=Progress(**{name: _count(value, f"progress.{name}") for name, value in progress.items()}),
+        progress=Progress(**{name: _count(progress[name], f"progress.{name}") for name in _PROGRESS}),
         created=_text(values["created"], "created"),
         seconds=_number(values["seconds"], "seconds"),
         reasons=tuple(_text(reason, "reasons") for reason in _list(values["reasons"], "reasons")),
         metrics={name: _number(value, name) for name, value in _mapping(values["metrics"], "metrics").items()},
         parent=None if parent is None else _count(parent, "parent"),
         facts=_mapping(values["facts"], "facts"),
-        files={name: _file(name, value, where) for name, value in _mapping(values["files"], "files").items()},
+        files={
+            name: _file(name, value, where, newer=newer) for name, value in _mapping(values["files"], "files").items()
+        },
         format=_count(values["format"], "format"),
         reader=_count(values["reader"], "reader"),
     )
 
 
-def _file(name: str, value: object, where: Path) -> FileRecord:
+def _file(name: str, value: object, where: Path, *, newer: bool) -> FileRecord:
     check_name(name, where)
     if name == MANIFEST_NAME:
         raise ValueError("the manifest lists itself")
     record = _mapping(value, name)
-    if record.keys() != {"size", "digest", "chunk_bytes", "chunks"}:
+    if not record.keys() >= _RECORD or (record.keys() != _RECORD and not newer):
         raise ValueError(f"the record of {name!r} has the entries {sorted(record)}")
     size, chunk_bytes = _count(record["size"], "size"), _count(record["chunk_bytes"], "chunk_bytes")
-    chunks = tuple(_text(chunk, "chunks") for chunk in _list(record["chunks"], "chunks"))
-    if not 1 <= chunk_bytes <= 2**30 or len(chunks) != -(-size // chunk_bytes):
-        raise ValueError(f"{name!r} has {size} bytes in {len(chunks)} chunks of {chunk_bytes}")
-    if not all(_DIGEST.fullmatch(chunk) for chunk in chunks) or record["digest"] != digest_of_chunks(chunks):
+    chunks = _text(record["chunks"], "chunks")
+    if not 1 <= chunk_bytes <= 2**30 or len(chunks) != -(-size // chunk_bytes) * DIGEST_LENGTH:
+        raise ValueError(f"{name!r} has {size} bytes in {len(chunks) // DIGEST_LENGTH} chunks of {chunk_bytes}")
+    if record["digest"] != digest_of(chunks.encode("ascii")):
         raise ValueError(f"the digest of {name!r} is not that of its chunks")
     return FileRecord(size, record["digest"], chunk_bytes, chunks)
 
@@ -198,3 +230,6 @@ def _mapping(value: object, name: str) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
