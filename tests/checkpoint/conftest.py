@@ -1,7 +1,7 @@
 """A small state and its store, and ways to break the world under them: file calls that fail, and processes that die."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from runner.checkpoint import parts
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore
 from runner.records import Monitor, Progress, Saved
@@ -17,6 +18,7 @@ from runner.records import Monitor, Progress, Saved
 # Test modules are imported each by itself, so what they share is put within their reach here.
 sys.path.append(str(Path(__file__).parent))
 
+import scenes
 from faults import FileCalls, dies
 
 DOCUMENTS = {
@@ -57,7 +59,9 @@ def make_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any
 
 
 @pytest.fixture
-def make_store(tmp_path: Path) -> Callable[..., CheckpointStore]:
+def make_store(tmp_path: Path) -> Iterator[Callable[..., CheckpointStore]]:
+    made: list[CheckpointStore] = []
+
     def make(
         directory: Path = tmp_path / "run" / "checkpoints",
         *,
@@ -65,15 +69,20 @@ def make_store(tmp_path: Path) -> Callable[..., CheckpointStore]:
         keep: KeepPolicy | None = None,
         monitor: Monitor | None = None,
     ) -> CheckpointStore:
-        return CheckpointStore(
+        store = CheckpointStore(
             directory,
             run=run,
             keep=keep or KeepPolicy(last=None, best=None, every_steps=None, every_hours=None),
             monitor=monitor,
             now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
         )
+        made.append(store)
+        return store
 
-    return make
+    yield make
+    # Each has a thread, and memory for copies.
+    for store in made:
+        store.close()
 
 
 @pytest.fixture
@@ -122,3 +131,22 @@ def no_leftovers() -> Callable[[Path], bool]:
         return not [path for path in directory.rglob("*") if path.name.startswith(".tmp-")]
 
     return none
+
+
+@pytest.fixture(params=scenes.NAMES)
+def scene(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    make_store: Callable[..., CheckpointStore],
+    save: Callable[..., Saved],
+) -> scenes.Scene:
+    """Each of the things that are done to checkpoints."""
+    return scenes.scene_of(request.param, tmp_path, make_store, save)
+
+
+@pytest.fixture
+def is_whole(
+    make_state: Callable[[int], dict[str, Any]], same: Callable[[Any, Any], bool]
+) -> Callable[[Checkpoint], bool]:
+    """Whether a checkpoint is on the disk as it was written, and holds the state of its step."""
+    return lambda checkpoint: checkpoint.verify() == [] and same(checkpoint.state(), make_state(checkpoint.step))
