@@ -43,10 +43,10 @@ def test_a_state_comes_back_as_it_was_saved(
     assert saved.path == store.directory / "step-000000450"
     assert saved.progress == Progress(step=450, evaluated_step=450)
     assert saved.reasons == ("every_steps",)
-    assert saved.seconds > 0
+    assert saved.stats.seconds > 0
     assert {path.name for path in saved.path.iterdir()} == {*FILES, "extra.safetensors", "manifest.json"}
     assert (
-        saved.size
+        saved.stats.size
         == sum(path.stat().st_size for path in saved.path.iterdir()) - (saved.path / "manifest.json").stat().st_size
     )
     assert store.newest is not None

@@ -251,7 +251,7 @@ def test_each_part_of_a_state_has_its_file() -> None:
         OPTIMIZER: ["m"],
         EXTRA: ["rng.torch"],
     }
-    back = put_together(found.tree, found.tensors, WHERE)
+    back = put_together(found.text(), found.tensors, WHERE)
     assert list(back) == ["model", "optimizer", "rng", "step"]
     assert back["model"]["tied"] is back["model"]["a"]
 

@@ -81,19 +81,20 @@ def test_what_is_read_back_and_differs_is_damage(short, tmp_path: Path) -> None:
     (tmp_path / "flipping.py").write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "rename = os.rename\n"
-        "def flipped(source, target, **rest):\n"
-        "    if Path(target).name.startswith('step-'):\n"
-        "        file = Path(source) / 'model.safetensors'\n"
+        "fdatasync = os.fdatasync\n"
+        "def flipped(descriptor):\n"
+        "    fdatasync(descriptor)\n"
+        "    file = Path(os.readlink(f'/proc/self/fd/{descriptor}'))\n"
+        "    if file.name == 'model.safetensors':\n"
         "        content = bytearray(file.read_bytes()); content[-1] ^= 1; file.write_bytes(content)\n"
-        "    return rename(source, target, **rest)\n"
         "class Flips:\n"
-        "    def __init__(self): os.rename = flipped\n"
+        "    def __init__(self): os.fdatasync = flipped\n"
         "    def observe(self, record): pass\n"
-        "    def close(self): os.rename = rename\n"
+        "    def close(self): os.fdatasync = fdatasync\n"
     )
-    with pytest.raises(runner.DamagedError, match=r"model.safetensors"):
+    with pytest.raises(runner.DamagedError, match=r"was not saved: what was read back is not.*model.safetensors"):
         short("+observers.flips._target_=flipping.Flips", "checkpoint.read_back=true")
+    assert [path.name for path in tmp_path.rglob("step-*")] == []
 
 
 def test_a_launch_with_a_device_that_is_not_there_is_refused_and_leaves_nothing(short, tmp_path: Path) -> None:

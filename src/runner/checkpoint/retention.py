@@ -39,7 +39,8 @@ class Retention:
             strange = remove(path, checkpoint.manifest, owner=self._run)
         except OSError as error:
             log.warning("%s could not be removed (%s); it is tried again later", path, error.strerror)
-            return False
+            # It may have got its hidden name before that.
+            return not path.exists()
         if strange and path.name not in self._warned_of:
             self._warned_of.add(path.name)
             log.warning(

@@ -1,7 +1,7 @@
 """The checkpoints of one run: saving, keeping and listing them.
 
     checkpoints/
-      step-000000450/     one checkpoint; step-000000450-2 when one stands there already
+      step-000000450/     one checkpoint, named by a template; step-000000450-2 when one stands there already
       aside/<attempt>/    what a resume from an older checkpoint left behind: never listed, never removed
       .tmp-...            being written or being removed; left by a writer that died, removed by the next
 
@@ -13,36 +13,32 @@ store, and whatever else would change it waits.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.commit import Linked, clean, commit, failed
-from runner.checkpoint.durable import Content, InMemory, again, free_bytes, make_directory, sync_directory, unused
-from runner.checkpoint.files import FileRecord, check_name
+from runner.checkpoint.aside import generations_aside, move_aside
+from runner.checkpoint.commit import clean
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.links import Links
 from runner.checkpoint.listing import list_checkpoints, step_in_name
-from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, parse_manifest, to_bytes
+from runner.checkpoint.manifest import Manifest, to_bytes
+from runner.checkpoint.naming import check_template
 from runner.checkpoint.policies import KeepPolicy, best_rules
 from runner.checkpoint.retention import Retention
 from runner.checkpoint.saving import Saving
 from runner.checkpoint.writer import Writer, patience
-from runner.errors import CheckpointError, ConfigError, ResumeError, SaveError
+from runner.checkpoint.writing import Writing, check_documents
+from runner.errors import CheckpointError, ConfigError, SaveError
 from runner.records import Monitor, Progress, Saved
 
 if TYPE_CHECKING:
+    from runner.checkpoint.parts import Parts
     from runner.checkpoint.staging import Arena, Staged
 
 log = logging.getLogger(__name__)
-
-SLACK_BYTES = 4 * 1024 * 1024
-"""What a save may need beyond its tensors and documents: the manifest, the directory, rounding up to blocks."""
 
 
 def _utc_now() -> datetime:
@@ -52,7 +48,8 @@ def _utc_now() -> datetime:
 class CheckpointStore:
     """The checkpoints of one run. Making one removes what a writer that died left behind.
 
-    `read_back`: every byte is read again from the disk, and compared, before a checkpoint counts as saved.
+    `name` is the template for a checkpoint's directory; with `read_back` every byte is read again from the disk, and
+    compared, before a checkpoint counts as saved.
     """
 
     def __init__(
@@ -62,30 +59,29 @@ class CheckpointStore:
         run: str,
         keep: KeepPolicy,
         monitor: Monitor | None,
+        name: str = "step-{step:09d}",
         read_back: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         try:
             best_rules(keep, monitor)
+            check_template(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.directory = directory
         self._run = run
-        self._read_back = read_back
         self._now = now
+        self._writing = Writing(directory, run=run, template=name, read_back=read_back)
         self._retention = Retention(run, keep, monitor)
         self._known: dict[str, Checkpoint] = {}
         self._damages: dict[Path, CheckpointError] = {}
         self._checkpoints: tuple[Checkpoint, ...] = ()
-        self._links = Links()
-        self._warned_of_space = False
         self._arena: Arena | None = None
         self._writer = Writer()
         self._saving: Saving | None = None
         self._read_directory()
         clean(directory, owner=run)
-        set_aside = [list_checkpoints(path)[0] for path in _subdirectories(directory / "aside")]
-        self._generations_aside = [checkpoint.generation for listed in set_aside for checkpoint in listed]
+        self._generations_aside = generations_aside(directory)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -119,28 +115,11 @@ class CheckpointStore:
         newer += [path for path in self._damages if _step_of(path) > after.step]
         if not newer:
             return []
-        aside = self.directory / "aside" / str(attempt)
-        moved = []
         try:
-            make_directory(aside)
-            # The newest first: if this is cut short, what remains is still a row without gaps.
-            for path in reversed(newer):
-                target = unused(aside, path.name)
-                again(os.rename, path, target)
-                moved.append(target)
-            sync_directory(aside)
-            sync_directory(self.directory)
-        except OSError as error:
-            raise ResumeError(
-                f"{aside}: newer checkpoints could not be moved there ({error.strerror}); {len(moved)} of {len(newer)} "
-                "were; make the directory writable, or resume from the newest"
-            ) from error
+            return move_aside(newer, self.directory, attempt)
         finally:
-            self._generations_aside += [
-                checkpoint.generation for checkpoint in self._checkpoints if checkpoint.generation > after.generation
-            ]
+            self._generations_aside = generations_aside(self.directory)
             self._read_directory()
-        return moved
 
     @property
     def busy(self) -> bool:
@@ -190,7 +169,7 @@ class CheckpointStore:
 
         began = time.perf_counter()
         self.wait()
-        self._check_documents(documents)
+        check_documents(documents, self.directory)
         newest = self.newest
         manifest = Manifest(
             run=self._run,
@@ -218,7 +197,7 @@ class CheckpointStore:
         def write(saving: Saving) -> Saved:
             if before is not None:
                 before()
-            return self._write(saving, parts.text, staged, documents, manifest)
+            return self._write(saving, parts, staged, documents, manifest)
 
         saving = self._saving = Saving(progress, staged, began)
         saving.begin(self._writer, write, size=arena.size)
@@ -253,80 +232,40 @@ class CheckpointStore:
     def _write(
         self,
         saving: Saving,
-        tree: Callable[[], bytes],
+        parts: "Parts",
         staged: "Staged",
         documents: Mapping[str, bytes],
         manifest: Manifest,
     ) -> Saved:
-        """In the background: commit what was staged, then remove what is not kept. Knows nothing of the live state."""
+        """In the background: commit what was staged, then remove what is not kept."""
         began = time.thread_time()
         staged.finish()
-        files = self._files(tree(), staged, documents)
-
-        def seal(records: Mapping[str, FileRecord]) -> bytes:
-            return to_bytes(replace(manifest, files=dict(records)))
-
-        name = f"step-{manifest.progress.step:09d}"
-        wanted = _bytes_to_write(files)
         try:
-            make_directory(self.directory)
-            clean(self.directory, owner=self._run)
-        except OSError as error:
-            raise failed(self.directory / name, error, wanted) from error
-        self._warn_if_it_will_not_fit(wanted)
-        try:
-            path, records = commit(
-                self.directory, name, owner=self._run, files=files, seal=seal, read_back=self._read_back
+            saved, written = self._writing.write(
+                tree=parts.text(),
+                staged=staged,
+                documents=documents,
+                manifest=manifest,
+                earlier=self._checkpoints,
             )
         except BaseException:
             with suppress(CheckpointError):
                 self._read_directory()
             raise
-        saving.became_durable(path)
-        # As it reads from the disk, where a tuple among the facts is a list; the disk itself need not be asked.
-        saved = Checkpoint(path, parse_manifest(seal(records), path / MANIFEST_NAME))
-        self._known[path.name] = saved
+        saving.became_durable(saved.path)
+        self._known[saved.path.name] = saved
         self._checkpoints = (*self._checkpoints, saved)
         self._remove_what_is_not_kept()
         cpu_seconds = time.thread_time() - began
-        stats = saving.stats_of(size=saved.manifest.size, written=wanted, cpu_seconds=cpu_seconds)
+        stats = saving.stats_of(size=saved.manifest.size, written=written, cpu_seconds=cpu_seconds)
         log.info(
             "saved %s (%s): %.3f s of waiting, durable after %.2f s",
-            path,
+            saved.path,
             ", ".join(saved.reasons),
             stats.stall,
             stats.seconds,
         )
-        return Saved(saved.progress, path, saved.reasons, saved.metrics, stats)
-
-    def _check_documents(self, documents: Mapping[str, bytes]) -> None:
-        from runner.checkpoint.parts import STATE, TENSOR_FILES
-
-        for name in documents:
-            check_name(name, self.directory)
-            if name in (MANIFEST_NAME, STATE, *TENSOR_FILES):
-                raise ValueError(f"a document cannot be called {name!r}: the checkpoint has a file of that name")
-
-    def _files(self, tree: bytes, staged: "Staged", documents: Mapping[str, bytes]) -> dict[str, Content | Linked]:
-        from runner.checkpoint.parts import FROZEN, STATE
-
-        files: dict[str, Content | Linked] = {name: InMemory(data) for name, data in documents.items()}
-        files[STATE] = InMemory(tree)
-        for name, image in staged.files.items():
-            files[name] = self._links.find(name, image, self._checkpoints) if name == FROZEN else image
-        return files
-
-    def _warn_if_it_will_not_fit(self, wanted: int) -> None:
-        free = free_bytes(self.directory)
-        if self._warned_of_space or free is None or wanted + SLACK_BYTES <= free:
-            return
-        self._warned_of_space = True
-        log.warning(
-            "%s: a checkpoint needs about %d bytes and %d are free, so saving may fail; make room, or keep fewer",
-            self.directory,
-            wanted + SLACK_BYTES,
-            free,
-        )
+        return Saved(saved.progress, saved.path, saved.reasons, saved.metrics, stats)
 
     def _remove_what_is_not_kept(self) -> None:
         try:
@@ -355,11 +294,3 @@ class CheckpointStore:
 
 def _step_of(path: Path) -> int:
     return step_in_name(path.name) or 0
-
-
-def _bytes_to_write(files: Mapping[str, Content | Linked]) -> int:
-    return sum(file.size for file in files.values() if not isinstance(file, Linked))
-
-
-def _subdirectories(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
