@@ -5,7 +5,7 @@ from pathlib import Path
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import split_choice
 from runner.checkpoint.manifest import MANIFEST_NAME
-from runner.errors import ResumeError
+from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, latest_run
 
 OUTPUTS = Path("outputs")
@@ -29,10 +29,16 @@ def found(text: str) -> RunDir | Checkpoint:
     elif path.name == "checkpoints" and (path.parent / "run.json").exists():
         path = path.parent
     run = RunDir.open(path)
-    return run if place == text else Checkpoint.open(run.path, which)
+    return run if place == text else _in(run, which)
 
 
 def found_checkpoint(text: str) -> Checkpoint:
     """The same where a checkpoint is wanted: of a run the newest."""
     place = found(text)
-    return place if isinstance(place, Checkpoint) else Checkpoint.open(place.path)
+    return place if isinstance(place, Checkpoint) else _in(place, "latest")
+
+
+def _in(run: RunDir, which: str | int) -> Checkpoint:
+    if not run.checkpoints.is_dir():
+        raise CheckpointError(f"{run.path}: has no checkpoint yet; train until one is saved")
+    return Checkpoint.open(run.path, which)

@@ -1,6 +1,6 @@
-"""`runs`: look after what has run. `ls` and `show` read, `verify` checks every byte, `tag` protects, `rm` deletes.
+"""`runs`: look after what has run. `ls` and `show` read, `diff` and `verify` compare, `tag` protects, `rm` deletes.
 
-Exit codes: 0 done; 1 damaged, not confirmed, or nobody reads on; 2 refused, with one or two lines that say why.
+Exit codes: 0 done; 1 damaged, different, not confirmed, or nobody reads on; 2 refused, with a line or two that say why.
 """
 
 import json
@@ -19,6 +19,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.cli.choosing import OUTPUTS, found
+from runner.cli.differing import show_differences
 from runner.cli.listing import show_list
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
@@ -175,6 +176,7 @@ class _Unreadable:
 
 
 app.command("tag")(tag_checkpoint)
+app.command("diff")(show_differences)
 
 
 def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:

@@ -101,17 +101,18 @@ def config_lines(value: Mapping[Any, Any], indent: int = 0) -> list[str]:
             lines.append(f"{' ' * indent}{key}:")
             lines += config_lines(item, indent + 2)
         else:
-            lines.append(f"{' ' * indent}{key}: {_leaf(item)}")
+            lines.append(f"{' ' * indent}{key}: {leaf(item)}")
     return lines
 
 
-def _leaf(value: Any) -> str:
+def leaf(value: Any) -> str:
+    """A value as YAML has it on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{', '.join(map(_leaf, value))}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(leaf, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_leaf(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {leaf(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 

@@ -23,7 +23,7 @@ def tag_checkpoint(
     check_tag(name)
     if remove:
         place = found(path)
-        checkpoint = place if isinstance(place, Checkpoint) else Checkpoint.open(place.path, name)
+        checkpoint = place if isinstance(place, Checkpoint) else found_checkpoint(f"{place.path}@{name}")
         untag(checkpoint.path, name)
         print(f"no longer tagged {name}: {checkpoint.path}")
         return

@@ -1,0 +1,182 @@
+"""`runs diff`: in what two checkpoints differ. Of a run its newest checkpoint is meant."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from runner.checkpoint.handle import Checkpoint
+from runner.cli import tables
+from runner.cli.choosing import found_checkpoint
+from runner.cli.summary import plain
+from runner.cli.tables import Column
+from runner.config.diff import NOT_THERE, differing
+from runner.config.interpolation import dotted
+
+if TYPE_CHECKING:
+    from runner.checkpoint.comparing import Comparison, TensorDifference
+
+MOST_ROWS = 20
+"""Of tensors in a terminal; piped, all are printed."""
+_LONGEST = 60
+
+Row = tuple[str, Any, Any]
+"""A name, and what stands there in A and in B."""
+
+
+def show_differences(
+    one: Annotated[str, typer.Argument(metavar="A", help="A run, RUN@WHICH, or a checkpoint.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Say how two checkpoints differ: config, metrics, tensors.
+
+    Of a run the newest is compared. Exit code 0 if all is equal, bit for bit, 1 if anything differs.
+    """
+    from runner.checkpoint.comparing import compare
+
+    first, second = found_checkpoint(one), found_checkpoint(other)
+    compared = compare(first.state(), second.state())
+    tables_of = {
+        "config": _rows(first.config, second.config),
+        "progress": _rows(asdict(first.progress), asdict(second.progress)),
+        "metrics": _rows(first.metrics, second.metrics),
+        # The progress is in the state, too, and has been said.
+        "state": [
+            (value.name, value.one, value.other) for value in compared.values if not value.name.startswith("progress.")
+        ],
+    }
+    equal = not (any(tables_of.values()) or compared.tensors)
+    if as_json:
+        _print_json(first, second, tables_of, compared, equal=equal)
+    else:
+        _show(Console(), first, second, tables_of, compared)
+    if not equal:
+        raise typer.Exit(1)
+
+
+def _rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Row]:
+    return [(dotted(path), before, after) for path, before, after in differing(one, other)]
+
+
+def _show(
+    console: Console, one: Checkpoint, other: Checkpoint, tables_of: Mapping[str, list[Row]], compared: "Comparison"
+) -> None:
+    for letter, style, checkpoint in (("A", "red", one), ("B", "green", other)):
+        line = tables.printable(f"{checkpoint.path}  step {checkpoint.step}")
+        console.print(Text.assemble((f"{letter}  ", f"bold {style}"), line), soft_wrap=True)
+    for title, rows in tables_of.items():
+        if rows:
+            print()
+            columns = [Column(title), Column("A", style="red"), Column("B", style="green")]
+            tables.show_table(console, columns, [[name, *_pair(before, after)] for name, before, after in rows])
+    if compared.tensors:
+        print()
+        _show_tensors(console, compared.tensors)
+    print()
+    said = [f"{len(rows)} in {title}" for title, rows in tables_of.items() if rows]
+    if compared.tensors:
+        said.append(f"{len(compared.tensors)} of {compared.num_tensors} tensors")
+    line = f"different: {', '.join(said)}" if said else f"equal, bit for bit: {compared.num_tensors} tensors"
+    console.print(Text(line, style="bold yellow" if said else "bold green"))
+
+
+def _show_tensors(console: Console, differences: Sequence["TensorDifference"]) -> None:
+    shown = list(differences)
+    if console.is_terminal and len(shown) > MOST_ROWS:
+        most = sorted(shown, key=_how_different, reverse=True)[:MOST_ROWS]
+        shown = [one for one in shown if one in most]
+    columns = [
+        Column("tensor"),
+        Column("dtype and shape", rank=1),
+        Column("differ", right=True, rank=2),
+        Column("max abs", right=True),
+        Column("relative", right=True),
+    ]
+    rows = [
+        [
+            one.name,
+            _what(one),
+            "-" if one.differing is None else f"{one.differing} of {one.elements}",
+            tables.number(one.max_abs),
+            tables.number(one.relative),
+        ]
+        for one in shown
+    ]
+    tables.show_table(console, columns, rows)
+    if len(shown) < len(differences):
+        print(f"... {len(shown)} of {len(differences)} that differ, the model's first; --json has all")
+
+
+def _how_different(one: "TensorDifference") -> tuple[bool, float]:
+    """The model comes first; in it what cannot be subtracted, and what is no number."""
+    by = math.inf if one.relative is None or math.isnan(one.relative) else one.relative
+    return one.name.startswith("model."), by
+
+
+def _what(one: "TensorDifference") -> str:
+    if one.one is None or one.other is None:
+        return f"{one.one or one.other}, only in {'A' if one.other is None else 'B'}"
+    return one.one if one.one == one.other else f"{one.one} / {one.other}"
+
+
+def _pair(before: Any, after: Any) -> tuple[str, str]:
+    """Two values as texts, numbers with as many digits as tell them apart."""
+    short = _text(before), _text(after)
+    return short if short[0] != short[1] else (_cut(repr(before)), _cut(repr(after)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return tables.number(value)
+    return _cut(tables.leaf(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, str) and value == NOT_THERE
+
+
+def _print_json(
+    one: Checkpoint,
+    other: Checkpoint,
+    tables_of: Mapping[str, list[Row]],
+    compared: "Comparison",
+    *,
+    equal: bool,
+) -> None:
+    """A value that is not there is left out."""
+    value = {
+        "equal": equal,
+        "a": {"path": one.path, "step": one.step},
+        "b": {"path": other.path, "step": other.step},
+        **{
+            title: [
+                {"key": name} | {key: item for key, item in (("a", before), ("b", after)) if not _is_missing(item)}
+                for name, before, after in rows
+            ]
+            for title, rows in tables_of.items()
+        },
+        "tensors": [
+            {
+                "name": difference.name,
+                "a": difference.one,
+                "b": difference.other,
+                "elements": difference.elements,
+                "differing": difference.differing,
+                "max_abs": difference.max_abs,
+                "relative": difference.relative,
+            }
+            for difference in compared.tensors
+        ],
+        "compared_tensors": compared.num_tensors,
+    }
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, default=repr))
