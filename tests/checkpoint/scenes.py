@@ -26,6 +26,8 @@ class Scene:
     newest: set[int | None]
     calls: int
     """How many file calls it takes, at least."""
+    told: int
+    """Of how many of them a failure is an error, at least."""
     directory: Path
     """Copies of the directory are made beside this one."""
 
@@ -70,10 +72,10 @@ def scene_of(name: str, directory: Path, make_store: MakeStore, save: Save) -> S
         hidden = next(place.glob(".tmp-*"))
         shutil.copytree(other.directory / "step-000000001", f"{hidden}-2")
 
-    begins, act, newest, calls = {
-        "first save": (lambda place: None, save_next, {None, 3}, 30),
-        "save and retention": (begin, save_next, {2, 3}, 40),
-        "setting aside": (begin_with_three, set_aside, {2, 3}, 6),
-        "cleaning": (leave_leftovers, make_store, {2}, 10),
+    begins, act, newest, calls, told = {
+        "first save": (lambda place: None, save_next, {None, 3}, 30, 25),
+        "save and retention": (begin, save_next, {2, 3}, 40, 25),
+        "setting aside": (begin_with_three, set_aside, {2, 3}, 6, 5),
+        "cleaning": (leave_leftovers, make_store, {2}, 10, 0),
     }[name]
-    return Scene(begins, act, newest, calls, directory)
+    return Scene(begins, act, newest, calls, told, directory)

@@ -104,9 +104,13 @@ def clean(directory: Path, *, owner: str) -> None:
     prefix = hidden_name(owner, "")
     with suppress(FileNotFoundError):
         leftovers = [path for path in sorted(directory.iterdir()) if path.name.startswith(prefix)]
-        if leftovers:
-            # As in `remove`: whoever hid them may have died before he could make that durable.
-            sync_directory(directory)
+        try:
+            if leftovers:
+                # As in `remove`: whoever hid them may have died before he could make that durable.
+                sync_directory(directory)
+        except OSError as error:
+            log.warning("%s has leftovers that are not removed yet (%s)", directory, error.strerror)
+            return
         for path in leftovers:
             discard(path)
 

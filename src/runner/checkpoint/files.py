@@ -76,8 +76,7 @@ def check_name(name: str, where: Path) -> None:
 def reading(path: Path) -> Iterator[int]:
     """A descriptor for a regular file; links and everything else that is not one are refused, never followed."""
     try:
-        # Non-blocking, so that a pipe that stands in the file's place cannot hang the reader.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = _opened(path)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: is missing; use another checkpoint, or put the file back") from error
     except OSError as error:
@@ -90,6 +89,15 @@ def reading(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    while True:
+        try:
+            # Non-blocking, so that a pipe that stands in the file's place cannot hang the reader.
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except InterruptedError:
+            continue
 
 
 def read_small(path: Path, limit: int) -> bytes:

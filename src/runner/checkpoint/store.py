@@ -126,6 +126,11 @@ class CheckpointStore:
         """Whether something is being written."""
         return self._writer.busy
 
+    @property
+    def patience(self) -> float:
+        """For how many seconds a save is waited for at most: a minute and what a very slow disk needs."""
+        return patience(0 if self._arena is None else self._arena.size)
+
     def prepare(self, state: Mapping[str, Any], *, frozen: Collection[str] = ()) -> None:
         """Lay out memory for copies of such states and touch it in the background, so that the first save is quick too.
 
@@ -206,12 +211,9 @@ class CheckpointStore:
     def wait(self, timeout: float | None = None) -> None:
         """Return when nothing is being written any more. Raises what the last save failed with, if nobody has asked it.
 
-        Raises SaveError when it takes longer than `timeout` seconds: by default a minute and what a very slow disk
-        needs.
+        Raises SaveError when it takes longer than `timeout` seconds, by default `patience`.
         """
-        saving, limit = self._saving, timeout
-        if limit is None:
-            limit = patience(0 if self._arena is None else self._arena.size)
+        saving, limit = self._saving, self.patience if timeout is None else timeout
         if saving is not None and not saving.asked:
             saving.wait(limit)
         if not self._writer.idle(limit):
@@ -280,7 +282,8 @@ class CheckpointStore:
 
     def _next_generation(self) -> int:
         known = [checkpoint.generation for checkpoint in self._checkpoints]
-        return max([*known, *self._generations_aside], default=0) + 1
+        # Those that cannot be read have one, too, and may be read again when a disk has recovered.
+        return max([*known, *self._generations_aside], default=0) + len(self._damages) + 1
 
     def _read_directory(self) -> None:
         found, self._damages = list_checkpoints(self.directory, self._known)
