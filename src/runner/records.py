@@ -96,6 +96,8 @@ class SaveStats:
     """From the beginning until it was durable."""
     cost: float
     """What it took from the training at most: the stall, and the processor time of the thread that wrote."""
+    share: float = 0.0
+    """Of the attempt's time so far, the part for which saves have let the training stand still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,22 @@
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from runner.checkpoint.policies import SavePolicy
+from runner.checkpoint.policies import KeepPolicy, SavePolicy
 from runner.config.schema import SCHEMAS, Checkpointing, Runtime, typed
 
 RUNTIME = {"device": "auto", "workers": 0, "threads": None, "compile": False, "progress": True}
+
+
+SAVING = {
+    "name": "step-{step:09d}",
+    "asynchronous": True,
+    "when_busy": "wait",
+    "on_failure": "stop",
+    "read_back": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -54,16 +64,18 @@ def test_nested_sections_are_checked_and_a_missing_key_is_told() -> None:
     made, problems = typed(
         Checkpointing,
         "checkpoint",
-        {"read_back": False, "save": save, "keep": {"last": 2, "best": None, "every_steps": None, "every_hours": None}},
+        {**SAVING, "save": save, "keep": {"last": 2, "best": None, "every_steps": None, "every_hours": None}},
     )
     assert problems == [] and made is not None
     assert made.save == SavePolicy(None, [5, 100], 1, 10.0, 5.0, False, 0.0, True)
-    made, problems = typed(Checkpointing, "checkpoint", {"read_back": False, "save": {**save, "every": 3}, "keep": 5})
+    made, problems = typed(Checkpointing, "checkpoint", {**SAVING, "save": {**save, "every": 3}, "keep": 5})
     assert problems == [
         "checkpoint.save.every: no such key; did you mean 'checkpoint.save.every_steps'?",
         "checkpoint.keep is 5; wanted a section with last, best, every_steps, every_hours",
     ]
-    assert typed(Checkpointing, "checkpoint", {"save": save, "keep": {}})[1] == [
+    assert typed(Checkpointing, "checkpoint", {"name": "a", "asynchronous": True, "save": save, "keep": {}})[1] == [
+        "checkpoint.when_busy: not there; type ++checkpoint.when_busy=VALUE",
+        "checkpoint.on_failure: not there; type ++checkpoint.on_failure=VALUE",
         "checkpoint.read_back: not there; type ++checkpoint.read_back=VALUE",
         "checkpoint.keep.last: not there; type ++checkpoint.keep.last=VALUE",
         "checkpoint.keep.best: not there; type ++checkpoint.keep.best=VALUE",
@@ -74,6 +86,21 @@ def test_nested_sections_are_checked_and_a_missing_key_is_told() -> None:
         assert typed(SavePolicy, "checkpoint.save", {**save, "at_steps": wrong})[1] == [
             f"checkpoint.save.at_steps is {wrong!r}; wanted a list of whole numbers or null"
         ]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"when_busy": "hurry"}, "checkpoint.when_busy is 'hurry'; wanted wait or skip"),
+        ({"on_failure": "cry"}, "checkpoint.on_failure is 'cry'; wanted stop or continue"),
+        ({"name": "{stap}"}, "checkpoint.name is '{stap}'"),
+    ],
+)
+def test_how_to_save_is_checked(change: dict[str, Any], problem: str) -> None:
+    save = SavePolicy(None, None, 1, None, None, False, 0.0, True)
+    keep = KeepPolicy(None, None, None, None)
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        Checkpointing(**{**SAVING, **change}, save=save, keep=keep)
 
 
 def test_the_schemas_hold_no_values() -> None:

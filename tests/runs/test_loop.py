@@ -3,49 +3,68 @@
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runner.checkpoint.tree import flatten, unflatten
+from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.store import CheckpointStore
 from runner.config.build import build
 from runner.config.prepare import prepare
-from runner.records import Epoch, Evaluation, Progress, Record, Saved, SaveStats, Step
+from runner.records import Epoch, Evaluation, Progress, Record, Saved, SaveFailed, Step
 from runner.runs.loop import TIME_LIMIT, Loop, Stop
+from runner.runs.saver import Saver
 from runner.training.signals import Signals
 
 COMMON = (
     "runtime.device=cpu",
     "data.batch_size=256",  # An epoch has 5 steps.
     "trainer.max_epochs=2",
+    "checkpoint.asynchronous=false",
 )
+STOPPING = ("trainer.max_epochs=9", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=100")
+ALL = KeepPolicy(last=None, best=None, every_steps=None, every_hours=None)
 
 
 class Watched:
-    """A training, and all that happens in it. Every record takes a second of its clock."""
+    """A training that saves below a directory, and all that happens in it. Every record takes a second of its clock."""
 
-    def __init__(self, *overrides: str) -> None:
-        self.overrides = overrides
+    def __init__(self, directory: Path, *overrides: str) -> None:
+        self.directory, self.overrides = directory, overrides
         ready = prepare([*COMMON, *overrides])
         self.settings = ready.settings
         self.training = build(ready.config.resolved, ready.settings, seed=0)
+        self.store = CheckpointStore(directory, run="watched", keep=ALL, monitor=None)
         self.signals = Signals()
         self.happened: list[str] = []
-        self.saves: list[tuple[Progress, tuple[str, ...], Mapping[str, float], Any]] = []
         self.time = 0.0
         self.after: Callable[[Record], None] = lambda record: None
+
+    @property
+    def saves(self) -> list[tuple[Progress, tuple[str, ...], Mapping[str, float]]]:
+        return [(one.progress, one.reasons, one.metrics) for one in self.store.checkpoints]
 
     def run(self) -> Stop:
         return self.loop().run()
 
     def loop(self, *, saved: Progress | None = None, loss: float | None = None) -> Loop:
+        saver = Saver(
+            self.store,
+            self.training.state,
+            self.settings.checkpoint,
+            saved=saved,
+            documents={},
+            facts={},
+            before=lambda: None,
+            observe=self.observe,
+            began=0.0,
+            clock=lambda: self.time,
+        )
         return Loop(
             self.training,
             self.settings.trainer,
             self.settings.checkpoint.save,
             observe=self.observe,
-            save=self.save,
-            saved=saved,
+            saver=saver,
             loss=loss,
             signals=self.signals,
             began=0.0,
@@ -53,25 +72,18 @@ class Watched:
         )
 
     def observe(self, record: Record) -> None:
-        names = {Step: "step", Epoch: "epoch", Saved: "saved"}
+        names = {Step: "step", Epoch: "epoch", Saved: "saved", SaveFailed: "not saved"}
         name = record.split if isinstance(record, Evaluation) else names[type(record)]
         self.happened.append(f"{name} {record.progress.step}")
         self.time += 1.0
         self.after(record)
 
-    def save(self, reasons: tuple[str, ...], metrics: Mapping[str, float]) -> Saved:
-        value, tensors = flatten(self.training.state.state_dict())
-        state = unflatten(value, {name: tensor.clone() for name, tensor in tensors.items()})
-        progress = self.training.state.progress
-        self.saves.append((progress, reasons, dict(metrics), state))
-        return Saved(progress, Path("checkpoint"), reasons, metrics, SaveStats(0, 0, 0.0, 0.0, 0.0))
-
     def resumed(self, number: int = -1) -> tuple["Watched", Loop]:
         """What another process goes on with from one of the saves."""
-        progress, _, metrics, state = self.saves[number]
-        again = Watched(*self.overrides)
-        again.training.state.load_state_dict(state)
-        return again, again.loop(saved=progress, loss=metrics["loss"])
+        checkpoint = self.store.checkpoints[number]
+        again = Watched(self.directory / f"again-{number}", *self.overrides)
+        again.training.state.load_state_dict(checkpoint.state())
+        return again, again.loop(saved=checkpoint.progress, loss=checkpoint.metrics["loss"])
 
     def interrupt_at(self, what: str) -> None:
         """Let SIGTERM come when `what` has happened."""
@@ -83,8 +95,8 @@ class Watched:
         self.after = after
 
 
-def test_steps_epoch_evaluation_save_and_test_come_in_this_order() -> None:
-    one = Watched("trainer.evaluate.every_steps=4", "checkpoint.save.every_steps=3")
+def test_steps_epoch_evaluation_save_and_test_come_in_this_order(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.evaluate.every_steps=4", "checkpoint.save.every_steps=3")
     assert one.run() == Stop("finished", "max_epochs", 0)
     assert one.happened == [
         "step 1", "step 2", "step 3", "saved 3",
@@ -95,26 +107,29 @@ def test_steps_epoch_evaluation_save_and_test_come_in_this_order() -> None:
         "step 9", "saved 9",
         "step 10", "epoch 10", "validation 10", "test 10", "saved 10",
     ]  # fmt: skip
-    reasons = {progress.step: reasons for progress, reasons, _, _ in one.saves}
+    reasons = {progress.step: reasons for progress, reasons, _ in one.saves}
     assert reasons[3] == ("every_steps",)
     assert reasons[4] == ("improvement",)
     assert reasons[5] == ("every_epochs", "improvement")
     assert reasons[10] == ("every_epochs", "improvement", "end")
 
 
-def test_a_checkpoint_carries_the_scores_of_its_own_step_or_none() -> None:
+def test_a_checkpoint_carries_the_scores_of_its_own_step_or_none(tmp_path: Path) -> None:
     one = Watched(
-        "trainer.evaluate.every_steps=4", "trainer.evaluate.every_epochs=null", "checkpoint.save.every_steps=2"
+        tmp_path,
+        "trainer.evaluate.every_steps=4",
+        "trainer.evaluate.every_epochs=null",
+        "checkpoint.save.every_steps=2",
     )
     one.run()
-    metrics = {progress.step: metrics for progress, _, metrics, _ in one.saves}
+    metrics = {progress.step: metrics for progress, _, metrics in one.saves}
     assert metrics[2].keys() == metrics[6].keys() == {"loss", "lr"}
     assert metrics[4].keys() == metrics[8].keys() == {"loss", "lr", "val_loss", "val_accuracy"}
     assert metrics[10].keys() == metrics[4].keys() | {"test_loss", "test_accuracy"}
 
 
-def test_the_loss_of_a_checkpoint_is_the_mean_since_its_epoch_began() -> None:
-    one = Watched("checkpoint.save.every_steps=1")
+def test_the_loss_of_a_checkpoint_is_the_mean_since_its_epoch_began(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "checkpoint.save.every_steps=1")
     losses: dict[int, float] = {}
     epochs: dict[int, float] = {}
 
@@ -126,43 +141,43 @@ def test_the_loss_of_a_checkpoint_is_the_mean_since_its_epoch_began() -> None:
 
     one.after = after
     one.run()
-    metrics = {progress.step: metrics for progress, _, metrics, _ in one.saves}
+    metrics = {progress.step: metrics for progress, _, metrics in one.saves}
     assert metrics[1]["loss"] == pytest.approx(losses[1], rel=1e-6)  # Added up in float64.
     assert metrics[5]["loss"] == epochs[5]
     assert metrics[6]["loss"] == pytest.approx(losses[6], rel=1e-6)
     assert metrics[10]["loss"] == epochs[10]
 
 
-def test_nothing_is_due_twice_after_a_resume() -> None:
-    one = Watched("trainer.evaluate.every_steps=4", "checkpoint.save.every_steps=3")
+def test_nothing_is_due_twice_after_a_resume(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.evaluate.every_steps=4", "checkpoint.save.every_steps=3")
     one.run()
     for number, (progress, *_) in enumerate(one.saves[:-1]):
         again, loop = one.resumed(number)
         assert loop.run() == Stop("finished", "max_epochs", 0)
         at = one.happened.index(f"saved {progress.step}")
         assert again.happened == one.happened[at + 1 :]
-        assert [save[:3] for save in again.saves] == [save[:3] for save in one.saves[number + 1 :]]
+        assert again.saves == one.saves[number + 1 :]
 
 
-def test_a_resume_first_does_what_was_due_where_it_stands() -> None:
-    one = Watched()
+def test_a_resume_first_does_what_was_due_where_it_stands(tmp_path: Path) -> None:
+    one = Watched(tmp_path)
     one.interrupt_at("epoch 5")
     assert one.run() == Stop("stopped", "SIGTERM", 128 + signal.SIGTERM)
     # The evaluation was broken off, so it is not recorded, and the checkpoint has no scores.
     assert one.happened[-2:] == ["epoch 5", "saved 5"]
-    progress, reasons, metrics, _ = one.saves[0]
+    progress, reasons, metrics = one.saves[0]
     assert (progress.evaluated_step, reasons) == (0, ("every_epochs", "signal"))
     assert metrics.keys() == {"loss", "lr"}
     again, loop = one.resumed()
     loop.run()
     assert again.happened[:3] == ["validation 5", "saved 5", "step 6"]
-    late, reasons, scored, _ = again.saves[0]
+    late, reasons, scored = again.saves[0]
     assert (late.step, late.evaluated_step, reasons) == (5, 5, ("improvement",))
     assert scored["loss"] == metrics["loss"] and "val_loss" in scored
 
 
-def test_a_signal_during_the_test_at_the_end_stops_and_the_test_is_done_again() -> None:
-    one = Watched()
+def test_a_signal_during_the_test_at_the_end_stops_and_the_test_is_done_again(tmp_path: Path) -> None:
+    one = Watched(tmp_path)
     one.interrupt_at("validation 10")
     assert one.run() == Stop("stopped", "SIGTERM", 128 + signal.SIGTERM)
     assert one.happened[-1] == "saved 10" and "test 10" not in one.happened
@@ -171,8 +186,8 @@ def test_a_signal_during_the_test_at_the_end_stops_and_the_test_is_done_again() 
     assert again.happened == ["test 10"]
 
 
-def test_a_signal_in_the_middle_of_an_epoch_ends_after_the_step() -> None:
-    one = Watched()
+def test_a_signal_in_the_middle_of_an_epoch_ends_after_the_step(tmp_path: Path) -> None:
+    one = Watched(tmp_path)
     one.interrupt_at("step 3")
     assert one.run() == Stop("stopped", "SIGTERM", 128 + signal.SIGTERM)
     assert one.happened == ["step 1", "step 2", "step 3", "saved 3"]
@@ -180,8 +195,8 @@ def test_a_signal_in_the_middle_of_an_epoch_ends_after_the_step() -> None:
 
 
 @pytest.mark.parametrize("limit", ["3", "'0:03'"])
-def test_when_time_is_up_the_run_stops_saved_and_can_go_on(limit: str) -> None:
-    one = Watched(f"trainer.max_time={limit}")
+def test_when_time_is_up_the_run_stops_saved_and_can_go_on(tmp_path: Path, limit: str) -> None:
+    one = Watched(tmp_path, f"trainer.max_time={limit}")
     assert one.run() == Stop("stopped", "max_time", TIME_LIMIT)
     assert TIME_LIMIT == 75
     assert one.happened == ["step 1", "step 2", "step 3", "saved 3"]
@@ -192,24 +207,31 @@ def test_when_time_is_up_the_run_stops_saved_and_can_go_on(limit: str) -> None:
     assert again.happened == ["step 4", "step 5", "epoch 5", "validation 5", "saved 5"]
 
 
-def test_seconds_count_from_the_last_save() -> None:
+def test_seconds_count_from_the_last_save(tmp_path: Path) -> None:
     one = Watched(
-        "checkpoint.save.every_seconds=4", "checkpoint.save.every_epochs=null", "trainer.evaluate.every_epochs=null"
+        tmp_path,
+        "checkpoint.save.every_seconds=4",
+        "checkpoint.save.every_epochs=null",
+        "trainer.evaluate.every_epochs=null",
     )
     one.run()
     # The record of a save takes a second, too, as that of an epoch does.
-    assert [progress.step for progress, reasons, _, _ in one.saves if "every_seconds" in reasons] == [4, 6, 9, 10]
+    assert [progress.step for progress, reasons, _ in one.saves if "every_seconds" in reasons] == [4, 6, 9, 10]
 
 
-def test_early_stopping_counts_evaluations_without_improvement() -> None:
-    one = Watched("trainer.max_epochs=9", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=100")
+def test_early_stopping_counts_evaluations_without_improvement(tmp_path: Path) -> None:
+    one = Watched(
+        tmp_path, "trainer.max_epochs=9", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=100"
+    )
     assert one.run() == Stop("finished", "early_stopping", 0)
     assert one.happened[-3:] == ["validation 15", "test 15", "saved 15"]
     assert one.saves[-1][1][-1] == "end"
 
 
-def test_early_stopping_is_remembered_over_a_resume() -> None:
-    one = Watched("trainer.max_epochs=9", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=100")
+def test_early_stopping_is_remembered_over_a_resume(tmp_path: Path) -> None:
+    one = Watched(
+        tmp_path, "trainer.max_epochs=9", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=100"
+    )
     one.interrupt_at("step 12")
     one.run()
     again, loop = one.resumed()
@@ -218,8 +240,8 @@ def test_early_stopping_is_remembered_over_a_resume() -> None:
 
 
 @pytest.mark.parametrize("where", ["reading", "half a step", "evaluating"])
-def test_after_an_exception_what_is_whole_and_new_is_saved(where: str) -> None:
-    one = Watched("trainer.max_epochs=2")
+def test_after_an_exception_what_is_whole_and_new_is_saved(tmp_path: Path, where: str) -> None:
+    one = Watched(tmp_path, "trainer.max_epochs=2")
     loop = one.loop()
 
     def fail(*_: object) -> None:
@@ -239,12 +261,12 @@ def test_after_an_exception_what_is_whole_and_new_is_saved(where: str) -> None:
     before = len(one.saves)
     loop.save_after_exception()
     loop.save_after_exception()
-    saved = [(progress.step, reasons) for progress, reasons, _, _ in one.saves[before:]]
+    saved = [(progress.step, reasons) for progress, reasons, _ in one.saves[before:]]
     expected = {"reading": [(7, ("exception",))], "half a step": [], "evaluating": [(5, ("exception",))]}
     assert saved == expected[where]
 
 
-def test_a_training_without_evaluation_saves_and_ends() -> None:
-    one = Watched("trainer.evaluate.every_epochs=null", "trainer.max_epochs=1")
+def test_a_training_without_evaluation_saves_and_ends(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.evaluate.every_epochs=null", "trainer.max_epochs=1")
     assert one.run() == Stop("finished", "max_epochs", 0)
     assert one.happened[-4:] == ["step 5", "epoch 5", "test 5", "saved 5"]

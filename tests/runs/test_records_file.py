@@ -48,7 +48,8 @@ def test_every_other_record_is_a_line(tmp_path: Path) -> None:
         "event": "evaluation", **where, "split": "test", "weights": "averaged", "improved": False, "seconds": 2.0,
     }  # fmt: skip
     assert saved == {
-        "event": "saved", **where, "path": "step-000000005", "reasons": ["end"], "bytes": 100, "stall": 0.01, "seconds": 0.5,
+        "event": "saved", **where, "path": "step-000000005", "reasons": ["end"], "bytes": 100,
+        "written": 90, "stall": 0.01, "seconds": 0.5, "share": 0.0,
     }  # fmt: skip
     assert ended == {"event": "end", **where, "outcome": "finished", "reason": "max_epochs"}
 

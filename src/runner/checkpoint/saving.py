@@ -56,16 +56,23 @@ class Saving:
 
         Raises SaveError when it takes longer than `timeout` seconds; it is still being written then.
         """
-        assert self._future is not None
-        try:
-            self._future.exception(timeout)
-        except FutureTimeoutError as error:
+        if not self.join(timeout):
             raise SaveError(
                 f"the checkpoint of step {self.progress.step} is still not written after {timeout:.0f} s; "
                 "those before it are whole; look after the disk"
-            ) from error
+            )
         self.asked = True
+        assert self._future is not None
         return self._future.result()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it is done, whatever came of it; False if that takes longer than `timeout` seconds."""
+        assert self._future is not None
+        try:
+            self._future.exception(timeout)
+        except FutureTimeoutError:
+            return False
+        return True
 
     def hold_updates(self) -> None:
         """On CUDA: let the optimizer's step that comes wait for the copy of the parameters. Elsewhere nothing."""

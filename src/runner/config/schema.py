@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.checkpoint.naming import check_template
 from runner.checkpoint.policies import KeepPolicy, SavePolicy
+from runner.config.initial import Init
 from runner.config.names import did_you_mean, shown
 from runner.training.plan import Trainer
 
@@ -20,11 +22,36 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass
 class Checkpointing:
-    """`checkpoint`: when to save, what to keep, and whether to read back what was written."""
+    """`checkpoint`: when and how to save, and what to keep."""
 
+    name: str
+    """The template for a checkpoint's directory; any counter and metric is a field."""
+    asynchronous: bool
+    """Whether a thread writes while the training goes on. Takes memory for one copy of the state, either way."""
+    when_busy: str
+    """What becomes of a save that is due while another is under way: `wait`, or `skip` until that one is done."""
+    on_failure: str
+    """Whether the training stops when a checkpoint could not be written: `stop`, or `continue`."""
     read_back: bool
+    """Whether every byte is read again from the disk, and compared, before a checkpoint counts as saved."""
     save: SavePolicy
     keep: KeepPolicy
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"checkpoint.{key} is {value!r}; wanted {' or '.join(words)}"
+            for key, value, words in (
+                ("when_busy", self.when_busy, ("wait", "skip")),
+                ("on_failure", self.on_failure, ("stop", "continue")),
+            )
+            if value not in words
+        ]
+        try:
+            check_template(self.name)
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 @dataclass
@@ -69,7 +96,7 @@ class Runtime:
             raise ValueError("\n".join(problems))
 
 
-SCHEMAS: Mapping[str, type] = {"trainer": Trainer, "checkpoint": Checkpointing, "runtime": Runtime}
+SCHEMAS: Mapping[str, type] = {"trainer": Trainer, "checkpoint": Checkpointing, "runtime": Runtime, "init": Init}
 
 
 def typed(schema: type[T], section: str, value: Any) -> tuple[T | None, list[str]]:

@@ -20,14 +20,16 @@ from runner.config.resume import Resumption
 from runner.config.words import Words
 from runner.errors import RunnerError, SaveError
 from runner.metrics_file import MetricsFile
-from runner.records import Ended, Progress, Record, Saved, Started, Step
+from runner.records import Ended, Progress, Record, Started, Step
 from runner.rundir import RunDir
 from runner.runs import provenance, report
+from runner.runs.initial import initialize
 from runner.runs.loop import Loop, Stop
 from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.records_file import RecordsFile
 from runner.runs.restoring import restore
+from runner.runs.saver import Account, Saver
 from runner.runs.source_code import changed_source, keep_source
 from runner.training.signals import Signals
 
@@ -56,6 +58,7 @@ class Attempt:
         self.began = time.monotonic()
         self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
         self.training: Training | None = None
+        self.account = Account()
         self.skipped = 0
         """Steps that were left out because loss or gradients were not finite."""
 
@@ -90,6 +93,9 @@ class Attempt:
             self.training = training
             for note in training.notes:
                 report.tell(console, note)
+            if self.resumption is None and settings.initial is not None:
+                for line in initialize(training.state, settings.initial):
+                    report.tell(console, line)
             # Before anything is moved or written: one that cannot be built refuses the launch.
             observers = Observers(self._observers())
             ending.callback(observers.close)
@@ -99,6 +105,7 @@ class Attempt:
                 run=self.run.id,
                 keep=settings.checkpoint.keep,
                 monitor=settings.monitor,
+                name=settings.checkpoint.name,
                 read_back=settings.checkpoint.read_back,
             )
             ending.callback(store.close)
@@ -116,6 +123,7 @@ class Attempt:
             seconds=time.monotonic() - self.began,
             newest=store.newest,
             skipped=self.skipped,
+            account=self.account,
         )
         return stop
 
@@ -131,7 +139,6 @@ class Attempt:
     ) -> Stop:
         settings, state = self.settings, training.state
         records.start(state.progress.step)
-        saved_documents = documents(self.config)
 
         def observe(record: Record) -> None:
             if isinstance(record, Step) and record.skipped:
@@ -139,19 +146,18 @@ class Attempt:
             records.observe(record)
             observers.observe(record)
 
-        def save(reasons: tuple[str, ...], metrics: Mapping[str, float]) -> Saved:
-            records.sync()
-            return store.save(
-                state.state_dict(),
-                progress=state.progress,
-                reasons=reasons,
-                metrics=metrics,
-                documents=saved_documents,
-                facts=facts,
-                frozen=state.frozen_names(),
-                seconds=self.seconds_before + time.monotonic() - self.began,
-            ).wait()
-
+        saver = Saver(
+            store,
+            state,
+            settings.checkpoint,
+            saved=None if restored is None else restored.progress,
+            documents=documents(self.config),
+            facts=facts,
+            before=records.sync,
+            observe=observe,
+            began=self.began,
+            seconds_before=self.seconds_before,
+        )
         ends = training.horizon
         observe(
             Started(
@@ -169,8 +175,7 @@ class Attempt:
             settings.trainer,
             settings.checkpoint.save,
             observe=observe,
-            save=save,
-            saved=None if restored is None else restored.progress,
+            saver=saver,
             loss=None if restored is None else restored.metrics.get("loss"),
             signals=signals,
             began=self.began,
@@ -186,6 +191,10 @@ class Attempt:
             except RunnerError as error:
                 log.warning("after the failure nothing could be saved: %s", error)
             raise
+        finally:
+            # Whatever has happened: what is under way is still written, and its records with it.
+            saver.close()
+            self.account = saver.account
         observe(Ended(state.progress, stop.outcome, stop.reason))
         return stop
 
@@ -226,4 +235,3 @@ class Attempt:
         for name, node in (self.config.resolved["observers"] or {}).items():
             made[name] = instantiate(node, f"observers.{name}")
         return made
-

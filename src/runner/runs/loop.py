@@ -1,12 +1,13 @@
 """The heart: one plain loop. What happens in a training, and in which order, stands here."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from runner.checkpoint.policies import SavePolicy, Spending, save_reasons
+from runner.checkpoint.policies import SavePolicy, save_reasons
 from runner.config.build import Training
-from runner.records import Evaluation, Progress, Record, Saved, World
+from runner.records import Evaluation, Record, World
+from runner.runs.saver import Saver
 from runner.training.evaluate import evaluate
 from runner.training.plan import Trainer, evaluation_due, limit_reached, seconds_of
 from runner.training.signals import Signals
@@ -26,15 +27,8 @@ class Stop:
     exit_code: int
 
 
-Save = Callable[[tuple[str, ...], Mapping[str, float]], Saved]
-"""Saves a checkpoint of the state as it is, for these reasons, with these metrics."""
-
-
 class Loop:
-    """A training from where its state stands to its end.
-
-    `saved` is where the newest checkpoint stands, None if there is none.
-    """
+    """A training from where its state stands to its end."""
 
     def __init__(
         self,
@@ -43,8 +37,7 @@ class Loop:
         policy: SavePolicy,
         *,
         observe: Callable[[Record], None],
-        save: Save,
-        saved: Progress | None,
+        saver: Saver,
         loss: float | None,
         signals: Signals,
         began: float,
@@ -52,14 +45,13 @@ class Loop:
         world: World | None = None,
     ) -> None:
         self.training, self.plan, self.policy = training, plan, policy
-        self.observe, self.save, self.saved = observe, save, saved
+        self.observe, self.saver = observe, saver
         self.loss = loss
         """The mean loss of the epoch that ended with the last step, if one did."""
         self.signals, self.clock, self.world = signals, clock, world or World()
         self.began = began
         """When the attempt began, by `clock`: the time limit counts from there."""
-        self.saved_at = self.epoch_began = clock()
-        self.spending = Spending(spent=0.0, last=None, elapsed=0.0)
+        self.epoch_began = clock()
 
     def run(self) -> Stop:
         """Train until a limit is reached, the training stops early, time is up, or a signal asks for an end."""
@@ -79,7 +71,8 @@ class Loop:
 
     def settle(self) -> Stop | None:
         """Do what is due at the step where the state stands: evaluate, save, stop. A resume begins with it."""
-        state, plan = self.training.state, self.plan
+        state, plan, saver = self.training.state, self.plan, self.saver
+        saver.collect()
         limit = limit_reached(plan, state.progress)
         evaluation = None
         if self.training.validation is not None and evaluation_due(plan, state.progress, ended=limit is not None):
@@ -95,25 +88,32 @@ class Loop:
                 stop = stop_reason(plan, state, limit, self.signals, elapsed=self.clock() - self.began)
             else:
                 self.observe(test)
+        if stop is not None:
+            # What is under way may fail, and then the end is still to be saved.
+            saver.collect(wait=True)
         reasons = save_reasons(
             self.policy,
             state.progress,
-            saved=self.saved,
-            seconds_since_saved=self.clock() - self.saved_at,
-            spending=replace(self.spending, elapsed=self.clock() - self.began),
-            improved=evaluation is not None and evaluation.improved,
+            saved=saver.begun if stop is None else saver.saved,
+            seconds_since_saved=saver.seconds_since_saved,
+            spending=saver.spending,
+            improved=saver.improves(evaluation),
             ended=stop is not None and stop.outcome == "finished",
             stopped=None if stop is None or stop.outcome == "finished" else _reason_to_save(stop),
         )
         if reasons:
-            self._save(reasons, evaluation, test)
+            saver.save(reasons, self._metrics(evaluation, test))
+        if stop is not None:
+            saver.finish()
         return stop
 
     def save_after_exception(self) -> None:
         """Save the last whole state. Does nothing if a step is half done: the last checkpoint is what there is then."""
-        state = self.training.state
-        if state.whole and (self.saved is None or state.progress.step > self.saved.step):
-            self._save(("exception",), None, None)
+        state, saver = self.training.state, self.saver
+        saver.collect(wait=True)
+        if state.whole and (saver.saved is None or state.progress.step > saver.saved.step):
+            saver.save(("exception",), self._metrics(None, None))
+            saver.finish()
 
     def _evaluate(self, split: str) -> Evaluation | None:
         batches = self.training.validation if split == "validation" else self.training.test
@@ -129,16 +129,13 @@ class Loop:
             world=self.world,
         )
 
-    def _save(self, reasons: tuple[str, ...], evaluation: Evaluation | None, test: Evaluation | None) -> None:
-        """A checkpoint carries the scores of its own step, or none."""
+    def _metrics(self, evaluation: Evaluation | None, test: Evaluation | None) -> dict[str, float]:
+        """What a checkpoint carries: the scores of its own step, or none."""
         state = self.training.state
         metrics = {"loss": state.epoch_loss.value() if self.loss is None else self.loss, "lr": state.lr}
         for scores in (evaluation, test):
             metrics |= {} if scores is None else dict(scores.metrics)
-        saved = self.save(reasons, metrics)
-        self.saved, self.saved_at = saved.progress, self.clock()
-        self.spending = replace(self.spending, spent=self.spending.spent + saved.stats.cost, last=saved.stats.cost)
-        self.observe(saved)
+        return metrics
 
 
 def _reason_to_save(stop: Stop) -> str:

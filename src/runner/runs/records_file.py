@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.errors import SaveError
 from runner.metrics_file import MetricsFile
-from runner.records import Ended, Epoch, Evaluation, Record, Saved, Step
+from runner.records import Ended, Epoch, Evaluation, Record, Saved, SaveFailed, Step
 
 
 class RecordsFile:
@@ -74,9 +74,13 @@ class RecordsFile:
                 "path": record.path.name,
                 "reasons": list(record.reasons),
                 "bytes": record.stats.size,
+                "written": record.stats.written,
                 "stall": round(record.stats.stall, 6),
-                "seconds": round(record.stats.seconds, 3),
+                "seconds": round(record.stats.seconds, 4),
+                "share": round(record.stats.share, 6),
             }
+        if isinstance(record, SaveFailed):
+            return {"event": "save_failed", **at, "message": record.message}
         if isinstance(record, Ended):
             return {"event": "end", **at, "outcome": record.outcome, "reason": record.reason}
         return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runner.config.diff import Difference
     from runner.records import Progress
     from runner.runs.loop import Stop
+    from runner.runs.saver import Account
     from runner.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -161,8 +162,9 @@ def end(
     seconds: float,
     newest: "Checkpoint | None",
     skipped: int,
+    account: "Account",
 ) -> None:
-    """How it ended, the best metric, where the checkpoints are, how to go on, how to load the model."""
+    """How it ended, the best metric, what saving has cost, where it is, how to go on, how to load the model."""
     finished, at, best = stop.outcome == "finished", state.progress, state.best
     title = Text(stop.outcome, style="bold green" if finished else "bold yellow")
     title.append(
@@ -176,8 +178,26 @@ def end(
     if newest is not None:
         say(console, f"checkpoints  {short(directory / 'checkpoints')}")
         say(console, f"newest       {newest.path.name}")
+    if account.count or account.failed:
+        say(console, f"saving       {_account(account, seconds)}")
     say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
+
+
+def _account(account: "Account", seconds: float) -> str:
+    """What the saves of an attempt that took so many seconds have cost."""
+    saves = "1 save" if account.count == 1 else f"{account.count:,} saves"
+    share = account.stall / seconds if seconds > 0 else 0.0
+    parts = [
+        f"{saves}, {size(account.written)}",
+        f"training stood still for {account.stall:.3f} s ({share:.1%})",
+        f"durable after {account.slowest:.2f} s at most",
+    ]
+    if account.failed:
+        parts.append(f"{account.failed} failed")
+    if account.postponed:
+        parts.append(f"{account.postponed} postponed")
+    return ", ".join(parts)
 
 
 def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:

@@ -1,0 +1,206 @@
+"""Saving, as the loop sees it: one save at a time, what to do when the disk is not ready, and what it all has cost."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.checkpoint.policies import Spending, improves_on
+from runner.checkpoint.saving import Saving
+from runner.checkpoint.store import CheckpointStore
+from runner.config.schema import Checkpointing
+from runner.errors import DamagedError, SaveError
+from runner.records import Evaluation, Progress, Record, SaveFailed, SaveStats
+from runner.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+POSTPONED = frozenset({"every_steps", "every_epochs", "every_seconds", "budget"})
+"""The reasons that stay due until the writer is free, with `checkpoint.when_busy=skip`. All others are waited for."""
+
+
+@dataclass
+class Account:
+    """What the saves of one attempt have come to. Times in seconds."""
+
+    count: int = 0
+    failed: int = 0
+    postponed: int = 0
+    written: int = 0
+    stall: float = 0.0
+    cost: float = 0.0
+    last_cost: float | None = None
+    slowest: float = 0.0
+    """The longest that it took until a checkpoint was durable."""
+
+    def add(self, stats: SaveStats) -> None:
+        self.count += 1
+        self.written += stats.written
+        self.stall += stats.stall
+        self.cost += stats.cost
+        self.last_cost = stats.cost
+        self.slowest = max(self.slowest, stats.seconds)
+
+
+class Saver:
+    """Saves a training's state to a store, and tells `observe` what became of it.
+
+    `begun` is where the last save stands that was begun, `saved` the last that is durable, or what was resumed from.
+    `documents` and `facts` go into every checkpoint; `before` is called by the writing thread before each save.
+    `clock` counts seconds; the attempt began at `began`, and the run had been trained for `seconds_before` then.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        state: TrainState,
+        settings: Checkpointing,
+        *,
+        saved: Progress | None,
+        documents: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        before: Callable[[], None],
+        observe: Callable[[Record], None],
+        began: float,
+        seconds_before: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store, self.state, self.settings = store, state, settings
+        self.begun = self.saved = saved
+        self.documents, self.facts, self.before, self.observe = documents, facts, before, observe
+        self.began, self.seconds_before, self.clock = began, seconds_before, clock
+        self.account = Account()
+        self._saved_at = clock()
+        self._prepared = self._postponing = False
+        self._saving: Saving | None = None
+        self._metrics: Mapping[str, float] = {}
+        self._stall = 0.0
+        self._failure: SaveError | DamagedError | None = None
+        self._frozen = state.frozen_names()
+        self._parameters: frozenset[str] = frozenset()
+        if state.device.type == "cuda":
+            # What is copied beside the training must be copied before the next step changes it.
+            self._parameters = frozenset(name for name, _ in state.model.named_parameters(remove_duplicate=False))
+            state.optimizer.register_step_pre_hook(lambda *_: self._hold_updates())
+
+    @property
+    def spending(self) -> Spending:
+        """What saving has cost so far."""
+        return Spending(self.account.cost, self.account.last_cost, self.clock() - self.began)
+
+    @property
+    def seconds_since_saved(self) -> float:
+        """Since the last save was durable; while one is under way, since that began."""
+        return self.clock() - self._saved_at
+
+    def improves(self, evaluation: Evaluation | None) -> bool:
+        """Whether this is the best evaluation ever, and by more than `min_delta` better than what is saved."""
+        monitor = self.state.monitor
+        if evaluation is None or not evaluation.improved or monitor is None:
+            return False
+        saved = [checkpoint.metrics for checkpoint in self.store.checkpoints] + [self._metrics]
+        others = [metrics[monitor.metric] for metrics in saved if monitor.metric in metrics]
+        return improves_on(evaluation.metrics[monitor.metric], others, monitor.mode, self.settings.save.min_delta)
+
+    def save(self, reasons: tuple[str, ...], metrics: Mapping[str, float]) -> None:
+        """Save the state as it is. Does nothing if one is under way and these reasons can wait, as set."""
+        if self.settings.when_busy == "skip" and POSTPONED.issuperset(reasons) and self._under_way():
+            self._postpone()
+            return
+        began = time.perf_counter()
+        self._postponing = False
+        self.collect(wait=True)
+        progress = self.state.progress
+        self.begun, self._saved_at = progress, self.clock()
+        try:
+            self._saving = self.store.save(
+                self.state.state_dict(),
+                progress=progress,
+                reasons=reasons,
+                metrics=metrics,
+                documents=self.documents,
+                facts=self.facts,
+                frozen=self._frozen,
+                parameters=self._parameters,
+                seconds=self.seconds_before + self.clock() - self.began,
+                before=self.before,
+            )
+        except SaveError as error:
+            self._note_failure(error, progress)
+            return
+        self._metrics = metrics
+        if not self.settings.asynchronous:
+            self._saving.join(self.store.patience)
+        self._stall = time.perf_counter() - began
+        if not self.settings.asynchronous:
+            self.collect(wait=True)
+
+    def collect(self, *, wait: bool = False) -> None:
+        """Tell what has become of the save that was begun, once it is durable; with `wait`, wait for that.
+
+        The first time, it lets the store prepare its memory: before the first step the optimizer has no state yet.
+        Raises what a save failed with, unless `checkpoint.on_failure` is `continue`.
+        """
+        if not self._prepared:
+            self._prepared = True
+            try:
+                self.store.prepare(self.state.state_dict(), frozen=self._frozen)
+            except SaveError as error:
+                self._note_failure(error, self.state.progress)
+        saving = self._saving
+        if saving is None or not (wait or saving.done):
+            return
+        self._saving, self._metrics = None, {}
+        try:
+            saved = saving.wait(self.store.patience)
+        except (SaveError, DamagedError) as error:
+            self._note_failure(error, saving.progress)
+            return
+        self._failure = None
+        self.saved, self._saved_at = saved.progress, self.clock()
+        cost = self._stall if not self.settings.asynchronous else self._stall + saved.stats.cost - saved.stats.stall
+        elapsed = self.clock() - self.began
+        self.account.add(replace(saved.stats, stall=self._stall, cost=cost))
+        share = self.account.stall / elapsed if elapsed > 0 else 0.0
+        self.observe(replace(saved, stats=replace(saved.stats, stall=self._stall, cost=cost, share=share)))
+
+    def finish(self) -> None:
+        """Wait until nothing is under way. Raises what the last save failed with: the end must be saved."""
+        self.collect(wait=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Wait, but not for ever, for what is under way while something else has gone wrong. Raises nothing."""
+        try:
+            self.finish()
+        except (SaveError, DamagedError) as error:
+            log.error("%s", error)
+
+    def _under_way(self) -> bool:
+        return self._saving is not None and not self._saving.done
+
+    def _postpone(self) -> None:
+        if self._postponing:
+            return
+        self._postponing = True
+        self.account.postponed += 1
+        if self.account.postponed == 1:
+            log.warning(
+                "step %d: the checkpoint before is still being written, so this one waits until that is done; "
+                "save less often, or set checkpoint.when_busy=wait to let the training wait instead",
+                self.state.progress.step,
+            )
+
+    def _note_failure(self, error: SaveError | DamagedError, progress: Progress) -> None:
+        self.account.failed += 1
+        if self.settings.on_failure == "stop":
+            raise error
+        self._failure = error
+        log.error("step %d was not saved, and the training goes on: %s", progress.step, error)
+        self.observe(SaveFailed(progress, str(error)))
+
+    def _hold_updates(self) -> None:
+        if self._saving is not None:
+            self._saving.hold_updates()
