@@ -114,8 +114,8 @@ NO_MONITOR = "type monitor.metric=val_loss monitor.mode=min"
         (
             "+fooo=3",
             [
-                "fooo: no such key, and no value in the config reads ${fooo}; there is checkpoint, data, model, "
-                "monitor, name, objective, observers, optimizer, runtime, scheduler, seed, trainer"
+                "fooo: no such key, and no value in the config reads ${fooo}; there is checkpoint, data, init, "
+                "init_from, model, monitor, name, objective, observers, optimizer, runtime, scheduler, ..."
             ],
         ),
         ("++resume=latest", ["resume: a launch word; type +resume=..."]),

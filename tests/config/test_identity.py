@@ -25,6 +25,7 @@ def identity_of(*overrides: str) -> str:
         "monitor.metric=val_accuracy",
         "hydra.run.dir=elsewhere",
         "observers=profiler",
+        "init.strict=false",
     ],
 )
 def test_what_does_not_decide_what_is_computed_does_not_count(override: str) -> None:
@@ -42,10 +43,16 @@ def test_what_does_not_decide_what_is_computed_does_not_count(override: str) -> 
         "scheduler=constant",
         "objective.loss.label_smoothing=0.1",
         "+model.x=1",
+        "init_from=a.pt",
     ],
 )
 def test_what_decides_what_is_computed_counts(override: str) -> None:
     assert identity_of(override) != identity_of()
+
+
+def test_how_weights_are_loaded_counts_where_some_are() -> None:
+    assert identity_of("init_from=a.pt") != identity_of("init_from=a.pt", "init.strict=false")
+    assert identity_of("init_from=a.pt") != identity_of("init_from=b.pt")
 
 
 def test_a_value_that_follows_the_length_counts_as_its_interpolation() -> None:

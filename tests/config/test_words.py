@@ -96,3 +96,19 @@ def test_a_word_about_a_resume_without_one_is_refused(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_line([word, "seed=3"])
     assert str(caught.value) == f"{word}: says how to go on with a run; add +resume=RUN, or leave it out"
+
+
+@pytest.mark.parametrize(
+    ("typed", "override"),
+    [
+        ("init_from=RUN@step=3", 'init_from="RUN@step=3"'),
+        ("++init_from=a=b.pt", '++init_from="a=b.pt"'),
+        ("init_from=a.pt", "init_from=a.pt"),
+        ("init_from=a.pt,b.pt", "init_from=a.pt,b.pt"),
+        ('init_from="a=b"', 'init_from="a=b"'),
+        ("init_from='a=b'", "init_from='a=b'"),
+        ("model.init_from=a=b", "model.init_from=a=b"),
+    ],
+)
+def test_a_path_to_begin_from_may_hold_an_equals_sign(typed: str, override: str) -> None:
+    assert read_line([typed])[2] == [override]

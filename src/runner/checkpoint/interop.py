@@ -63,6 +63,18 @@ def read_weights(path: Path, which: str | int = "latest", *, weights: str = "raw
     return found
 
 
+def look(path: Path, which: str | int = "latest") -> None:
+    """Raise CheckpointError where it can be seen without reading tensors that `read_weights` will refuse."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: is not there; wanted {WANTED}")
+    if _is_ours(path):
+        Checkpoint.open(path, which)
+    elif path.is_dir():
+        _weights_in(path)
+    else:
+        _kind_of(path)
+
+
 def _is_ours(path: Path) -> bool:
     marks = (MANIFEST_NAME, "run.json", "checkpoints")
     return path.is_dir() and (path.name == "checkpoints" or any((path / mark).exists() for mark in marks))
@@ -89,18 +101,28 @@ def model_tensors(checkpoint: Checkpoint, weights: str) -> Mapping[str, Tensor]:
 
 def _of_file(path: Path) -> Weights | None:
     """The weights in a file of another program; None for one of ours."""
+    kind = _kind_of(path)
+    if kind == "torch":
+        value, unknown = read_pickled(path)
+        return None if isinstance(value, Mapping) and "runner" in value else _chosen(value, unknown, path)
+    if kind == "safetensors":
+        return Weights(_read_safetensors(path), f"the safetensors file {path}")
+    return _of_index(path) if kind == "index" else None
+
+
+def _kind_of(path: Path) -> str:
+    """`torch`, `safetensors`, `index` or `ours`, by how a file begins. Raises FormatError if it is none of these."""
     with opened(path) as file:
         start = file.read(512)
         size = os.fstat(file.fileno()).st_size
-    if start.startswith(ZIP) and not _is_pickled_zip(path):
-        return None
-    if start.startswith((ZIP, PICKLE)):
-        value, unknown = read_pickled(path)
-        return None if isinstance(value, Mapping) and "runner" in value else _chosen(value, unknown, path)
+    if start.startswith(ZIP):
+        return "torch" if _is_pickled_zip(path) else "ours"
+    if start.startswith(PICKLE):
+        return "torch"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
-        return Weights(_read_safetensors(path), f"the safetensors file {path}")
-    if start.lstrip().startswith(b"{") and path.name.endswith(".index.json"):
-        return _of_index(path)
+        return "safetensors"
+    if path.name.endswith(".index.json"):
+        return "index"
     if start[257:262] == b"ustar":
         raise FormatError(
             f"{path}: is a tar file, as torch saved before version 0.4, and cannot be read without running what is in "
@@ -156,20 +178,22 @@ def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:
     }
 
 
-def _of_folder(folder: Path) -> Weights:
-    """The weights in a folder as Hugging Face lays it out."""
+def _of_folder(folder: Path) -> Weights | None:
+    return _of_file(_weights_in(folder))
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file in a folder as Hugging Face lays it out that holds the weights, or says which files do."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); name a folder you may read") from error
     for ending in (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin"):
         found = [name for name in names if name.endswith(ending)]
-        if ending.endswith(".json") and len(found) == 1:
-            return _of_index(folder / found[0])
         if len(found) > 1:
             raise CheckpointError(f"{folder}: holds {', '.join(found[:4])}; name one of them")
-        if found and (weights := _of_file(folder / found[0])) is not None:
-            return weights
+        if found:
+            return folder / found[0]
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     raise FormatError(f"{folder}: holds no weights (there is {there}); wanted {WANTED}")
 

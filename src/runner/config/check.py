@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from runner.config.composing import Config
+from runner.config.initial import KEY, SECTION, Init, Initial, initial
 from runner.config.interpolation import dotted, leaves
 from runner.config.names import did_you_mean, shown
 from runner.config.schema import SCHEMAS, Batching, Checkpointing, Runtime, typed
@@ -17,7 +18,7 @@ from runner.records import Monitor
 from runner.training.plan import Trainer
 from runner.trust import NODES
 
-KNOWN = ("name", "seed", "monitor", *NODES, *SCHEMAS)
+KNOWN = ("name", "seed", KEY, "monitor", *NODES, *SCHEMAS)
 _RULE = "{match: '*.bias', lr: 0.1}"
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.\w+(?:\.\w+)?\s*:\s*)?['\"]?([A-Za-z_][\w-]*)")
 
@@ -33,6 +34,9 @@ class Settings:
     trainer: Trainer
     checkpoint: Checkpointing
     runtime: Runtime
+    init: Init | None
+    """None where the config has no such section, and begins from nothing."""
+    initial: Initial | None
 
 
 def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
@@ -48,8 +52,14 @@ def check(config: Config, *, known_problems: Sequence[str] = ()) -> Settings:
     problems += wrong
     sections: dict[str, Any] = {}
     for section, schema in SCHEMAS.items():
+        if section == SECTION and section not in resolved and resolved.get(KEY) is None:
+            # A primary config of one's own need not say how to load what it does not load.
+            sections[section] = None
+            continue
         sections[section], wrong = typed(schema, section, resolved.get(section))
         problems += wrong
+    sections["initial"], wrong = initial(config, sections[SECTION])
+    problems += wrong
     data = resolved.get("data")
     if _is_built(data):
         own = {key: data[key] for key in GROUP_LEVEL["data"] if key in data}

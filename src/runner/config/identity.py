@@ -10,6 +10,8 @@ import xxhash
 from runner.config.interpolation import derived, replaced
 
 PARTS = ("model", "data", "objective", "optimizer", "scheduler", "seed", "trainer")
+BEGINNING = ("init_from", "init")
+"""What says with which weights a run begins; it counts where the first of them is set."""
 OUTSIDE = {"trainer": ("max_epochs", "max_steps", "max_time", "log_every")}
 """The keys of a part that do not say what a run is: how long it goes on, and how often it reports."""
 _LENGTH = re.compile(r"\btrainer\.(?:max_epochs|max_steps|max_time)\b")
@@ -29,6 +31,8 @@ def identity(written: Mapping[str, Any], composed: Mapping[str, Any]) -> str:
         for part in PARTS
         if part in told
     }
+    if told.get(BEGINNING[0]) is not None:
+        parts |= {part: told[part] for part in BEGINNING if part in told}
     # Keys are sorted, so that the order in which files were merged does not count.
     text = json.dumps(_text_keys(parts), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

@@ -16,6 +16,7 @@ from runner.config.composing import FORCED, Composition, Config, compose, compos
 from runner.config.documents import written
 from runner.config.fitting import fitted
 from runner.config.identity import identity
+from runner.config.initial import not_there
 from runner.config.replay import as_text
 from runner.config.resume import Resumption, prepare_resume, resumed
 from runner.config.secrets import redact
@@ -96,7 +97,7 @@ def problems_of_line(line: Sequence[str]) -> list[str]:
 def checked(composition: Composition, memory: TrustMemory) -> tuple[Config, Settings, list[str]]:
     """The config and settings of a fresh launch. Its targets are the user's own, and are remembered as such."""
     config, notes = fitted(composition)
-    settings = check(config, known_problems=composition.problems)
+    settings = check(config, known_problems=[*composition.problems, *not_there(config)])
     memory.remember(target.node["_target_"] for target in target_nodes(config.resolved))
     return config, settings, notes
 

@@ -22,6 +22,7 @@ from runner.config.diff import NOT_THERE, STRUCTURAL, Difference, differences
 from runner.config.documents import BUILT as BUILT_FILE
 from runner.config.documents import COMPOSED, SavedConfig, saved_config, written
 from runner.config.finding import Found, find
+from runner.config.identity import BEGINNING
 from runner.config.interpolation import leaves, replaced
 from runner.config.names import shown
 from runner.config.replay import Combined, Pin, as_text, combined, packages, pins, repeatable
@@ -273,6 +274,7 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
     if replay.found.checkpoint is None:
         return None
     found = differences(replay.saved.written, written(config))
+    _check_beginning(replay, config, found)
     refused = [one for one in found if one.kind == STRUCTURAL and one.key.split(".")[0] not in words.allow]
     if refused:
         lines = [f"{one.key} was {_shown(one.saved)} and is {_shown(one.now)} now" for one in refused]
@@ -282,6 +284,16 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
     return Resumption(
         replay.found.run, replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found)
     )
+
+
+def _check_beginning(replay: Replay, config: Config, found: Sequence[Difference]) -> None:
+    """Raise ResumeError where another beginning is asked for: ignored in silence, it would be taken for done."""
+    beginnings = (tree.get(BEGINNING[0]) for tree in (replay.saved.written, config.resolved))
+    changed = [one for one in found if one.key.split(".")[0] in BEGINNING]
+    if changed and any(beginning is not None for beginning in beginnings):
+        lines = [f"{one.key} was {_shown(one.saved)} and is {_shown(one.now)} now" for one in changed]
+        advice = "the run has begun, and weights are not loaded into it again; leave this out, or begin a new run"
+        raise ResumeError("\n".join([*lines, advice]))
 
 
 def _shown(value: Any) -> str:

@@ -47,12 +47,19 @@ class Words:
 
 def read_line(argv: Sequence[str]) -> tuple[Words, list[str], list[str]]:
     """The launch words, Hydra's flags and the overrides of a command line. ConfigError for what has no sense in it."""
-    words, rest = split_words(argv)
+    words, rest = split_words([_quoted(argument) for argument in argv])
     for word, names in (("allow", words.allow), ("reset", words.reset)):
         if names and words.resume is None:
             typed = f"+{word}=[{','.join(names)}]"
             raise ConfigError(f"{typed}: says how to go on with a run; add +resume=RUN, or leave it out")
     return words, *split_flags(rest)
+
+
+def _quoted(argument: str) -> str:
+    """`init_from=RUN@step=3` as an override that Hydra can read: a bare value cannot hold a `=`."""
+    name, _, value = argument.partition("=")
+    plain = "=" in value and not value.startswith(("'", '"', "[", "{", "$")) and not {'"', "\\"} & set(value)
+    return f'{name}="{value}"' if name.lstrip("+") == "init_from" and plain else argument
 
 
 def split_words(argv: Sequence[str]) -> tuple[Words, list[str]]:
