@@ -118,7 +118,11 @@ def test_what_is_no_run_is_refused_saying_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "step-000000003").mkdir()
     for name, message in (
         ("nothing", "is not there; give a run's directory or a checkpoint's"),
-        ("notes/a.txt", "is a file; give a run's directory or a checkpoint's"),
+        (
+            "notes/a.txt",
+            "is a file, and no packed checkpoint (it begins with b'x'); give a run's directory, a checkpoint's, "
+            "or a file that `runs pack` wrote",
+        ),
         ("notes", "is neither a run nor a checkpoint; it holds a.txt; give a run's directory"),
         ("empty", "is neither a run nor a checkpoint; it holds nothing; give a run's directory"),
         ("run", "has no checkpoint yet; train until one is saved"),

@@ -1,7 +1,7 @@
-"""What is damaged in a file of a checkpoint, named as closely as its header allows. No torch here."""
+"""What is damaged in a file of a checkpoint, named as closely as its header allows; and that header. No torch here."""
 
 from runner.checkpoint.files import Member
-from runner.checkpoint.header import Header, header_size, parse_header
+from runner.checkpoint.header import LENGTH_BYTES, Header, header_size, parse_header
 from runner.errors import CheckpointError, DamagedError
 
 
@@ -38,3 +38,23 @@ def try_header(start: bytes, member: Member) -> Header | None:
         return parse_header(start[:size], member.record.size, member.path) if size <= len(start) else None
     except CheckpointError:
         return None
+
+
+def read_header(member: Member) -> Header:
+    """The header of an opened tensor file, verified."""
+    record = member.record
+    if record.size < LENGTH_BYTES:
+        raise DamagedError(f"{member.path}: has {record.size} bytes, wanted a tensor file; use another checkpoint")
+    raw = bytearray()
+    needed = LENGTH_BYTES
+    index = 0
+    while len(raw) < needed:
+        begin, end = member.extent(index)
+        chunk = bytearray(end - begin)
+        if not member.fill(index, memoryview(chunk)):
+            raise damaged_tensors(member, index, try_header(bytes(chunk), member) if index == 0 else None)
+        raw += chunk
+        if needed == LENGTH_BYTES and len(raw) >= LENGTH_BYTES:
+            needed = header_size(bytes(raw[:LENGTH_BYTES]), record.size, member.path)
+        index += 1
+    return parse_header(bytes(raw[:needed]), record.size, member.path)

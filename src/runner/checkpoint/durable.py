@@ -62,7 +62,7 @@ def write_file(path: Path, content: Content) -> FileRecord:
         _reserve(descriptor, size)
         for chunk in content.chunks():
             digests.append(digest_of(chunk))
-            _write_all(descriptor, chunk)
+            write_all(descriptor, chunk)
             written += len(chunk)
             if written - flushed >= _FLUSH_BYTES:
                 _begin_flushing(descriptor, flushed, written)
@@ -135,7 +135,8 @@ def _reserve(descriptor: int, size: int) -> None:
                 raise
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of it, however little the system takes at a time."""
     view = memoryview(data)
     while view:
         count = again(os.write, descriptor, view)

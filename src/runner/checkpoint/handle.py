@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model_names
 from runner.checkpoint.damage import damages_in
 from runner.checkpoint.files import Member
-from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
-from runner.checkpoint.tags import tags_of
+from runner.checkpoint.manifest import MANIFEST_NAME, Manifest
+from runner.checkpoint.places import Directory, Place, place_at
 from runner.errors import CheckpointError, DamagedError, FormatError
 from runner.records import Progress
 
@@ -29,13 +30,15 @@ CONFIG = "config.json"
 class Checkpoint:
     """A complete record of a run at one step."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, place: Place | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.place = Directory(path) if place is None else place
+        """Where its files are."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], which: str | int = "latest") -> "Checkpoint":
-        """The checkpoint at `path`: its own directory, or a run's (then `which`: "latest", "best", a step or a tag).
+        """The checkpoint at `path`, a directory or packed; or of a run ("latest", "best", the one of a step, a tag).
 
         Reads manifests only. Raises CheckpointError.
         """
@@ -45,15 +48,15 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: no checkpoint is called {which!r}; wanted 'latest', 'best', a step number or a tag"
             )
-        place = Path(path)
-        if (place / MANIFEST_NAME).exists():
-            checkpoint = cls(place, read_manifest(place))
+        found_at = place_at(Path(path))
+        if found_at is not None:
+            checkpoint = cls(found_at.path, found_at.manifest(), found_at)
             if type(which) is int and which != checkpoint.step:
                 raise CheckpointError(f"{path}: is the checkpoint of step {checkpoint.step}, not {which}; give the run")
             if isinstance(which, str) and which not in ("latest", "best", *checkpoint.tags):
                 raise CheckpointError(f"{path}: is one checkpoint, and is not tagged {which!r}; give the run")
             return checkpoint
-        found, damages = list_checkpoints(directory_of(place))
+        found, damages = list_checkpoints(directory_of(Path(path)))
         for damage in damages.values():
             log.warning("passed over: %s", damage)
         if not found:
@@ -61,7 +64,7 @@ class Checkpoint:
                 iter(damages.values()),
                 CheckpointError(f"{path}: has no checkpoint yet; train until one is saved"),
             )
-        return choose(found, which, place)
+        return choose(found, which, Path(path))
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, step={self.step})"
@@ -99,7 +102,7 @@ class Checkpoint:
     @property
     def tags(self) -> tuple[str, ...]:
         """The names that were given to it."""
-        return tags_of(self.path)
+        return self.place.tags()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -115,10 +118,9 @@ class Checkpoint:
 
     def document(self, name: str) -> bytes:
         """A file that was saved beside the state, such as config.yaml, verified."""
-        record = self.manifest.files.get(name)
-        if record is None:
+        if name not in self.manifest.files:
             raise CheckpointError(f"{self.path}: has no {name!r}; it has {', '.join(self.manifest.files)}")
-        with Member(self.path / name, record) as member:
+        with self._opened(name) as member:
             return member.read()
 
     def tensors(self, names: Collection[str] | None = None) -> dict[str, "Tensor"]:
@@ -126,8 +128,7 @@ class Checkpoint:
 
         Tied ones are the same tensor under each of their names. Raises DamagedError naming what is damaged.
         """
-        from runner.checkpoint.parts import FROZEN, MODEL, STATE, model_names
-        from runner.checkpoint.tensors import read_tensors
+        from runner.checkpoint.tensors import tensors_in
 
         stored = model_names(self.document(STATE), self.path / STATE)
         if names is not None:
@@ -139,7 +140,8 @@ class Checkpoint:
         read: dict[str, Tensor] = {}
         for file in (MODEL, FROZEN):
             if file in self.manifest.files:
-                read |= read_tensors(self.path / file, self.manifest.files[file], wanted)
+                with self._opened(file) as member:
+                    read |= tensors_in(member, wanted)
         lost = sorted(wanted - read.keys())
         if lost:
             raise DamagedError(f"{self.path}: the tensor {lost[0]!r} is in no tensor file; use another checkpoint")
@@ -150,19 +152,22 @@ class Checkpoint:
 
         Raises DamagedError naming the file and the tensors that are damaged.
         """
-        from runner.checkpoint.parts import STATE, TENSOR_FILES, put_together
-        from runner.checkpoint.tensors import read_tensors
+        from runner.checkpoint.parts import put_together
+        from runner.checkpoint.tensors import tensors_in
 
         tree = self.document(STATE)
-        files = self.manifest.files
-        tensors = {file: read_tensors(self.path / file, files[file]) for file in TENSOR_FILES if file in files}
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for file in TENSOR_FILES:
+            if file in self.manifest.files:
+                with self._opened(file) as member:
+                    tensors[file] = tensors_in(member)
         return put_together(tree, tensors, self.path / STATE)
 
     def verify(self) -> list[str]:
         """Every damage, one line each; empty when all bytes of all files are those that were written."""
         damages: list[str] = []
         try:
-            now = read_manifest(self.path)
+            now = self.place.manifest()
             if (now.run, now.generation, now.files) != (
                 self.manifest.run,
                 self.manifest.generation,
@@ -171,13 +176,16 @@ class Checkpoint:
                 damages.append(f"{self.path / MANIFEST_NAME}: is another one than when it was opened; open it again")
         except CheckpointError as error:
             damages.append(str(error))
-        for name, record in self.manifest.files.items():
+        for name in self.manifest.files:
             try:
-                with Member(self.path / name, record) as member:
+                with self._opened(name) as member:
                     damages += damages_in(member)
             except CheckpointError as error:
                 damages.append(str(error))
-        return damages
+        return damages or self.place.damages()
+
+    def _opened(self, name: str) -> Member:
+        return self.place.opened(name, self.manifest.files[name])
 
     def _document(self, key: str, kind: type) -> Any:
         try:

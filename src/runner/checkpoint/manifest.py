@@ -27,7 +27,7 @@ FORMAT = 2
 READER = 2
 """The oldest reader that understands what is written; also the newest that this program is."""
 
-_SIZE_LIMIT = 256 * 1024 * 1024
+SIZE_LIMIT = 256 * 1024 * 1024
 _TAIL = ',\n "digest": "%s"\n}\n'
 _TAIL_LENGTH = len(_TAIL % ("0" * 32))
 _PROGRESS = frozenset(field.name for field in fields(Progress))
@@ -94,7 +94,7 @@ def to_bytes(manifest: Manifest) -> bytes:
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the checkpoint in `directory`. Raises DamagedError or FormatError."""
     path = directory / MANIFEST_NAME
-    return parse_manifest(read_small(path, _SIZE_LIMIT), path)
+    return parse_manifest(read_small(path, SIZE_LIMIT), path)
 
 
 def parse_manifest(raw: bytes, where: Path) -> Manifest:

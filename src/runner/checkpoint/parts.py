@@ -17,20 +17,18 @@ from typing import Any
 
 from torch import Tensor
 
-from runner.checkpoint.tree import TAG, flatten, references, unflatten
+from runner.checkpoint.contents import EXTRA as EXTRA
+from runner.checkpoint.contents import FROZEN as FROZEN
+from runner.checkpoint.contents import MODEL as MODEL
+from runner.checkpoint.contents import OPTIMIZER as OPTIMIZER
+from runner.checkpoint.contents import STATE as STATE
+from runner.checkpoint.contents import STATE_FORMAT, TAG, parse_state
+from runner.checkpoint.contents import TENSOR_FILES as TENSOR_FILES
+from runner.checkpoint.tree import flatten, unflatten
 from runner.errors import DamagedError
-
-STATE = "state.json"
-MODEL = "model.safetensors"
-FROZEN = "frozen.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-EXTRA = "extra.safetensors"
-TENSOR_FILES = (MODEL, FROZEN, OPTIMIZER, EXTRA)
 
 FROZEN_FROM_BYTES = 1024 * 1024
 """Less than this is not worth a file of its own."""
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +63,16 @@ def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
     if sum(tensor.nbytes for tensor in unchanging.values()) >= FROZEN_FROM_BYTES:
         tensors[FROZEN] = unchanging
         tensors[MODEL] = {name: tensor for name, tensor in tensors[MODEL].items() if name not in unchanging}
-    tree = {"format": _FORMAT, "state": {key: trees.get(key, rest.get(key)) for key in state}}
+    tree = {"format": STATE_FORMAT, "state": {key: trees.get(key, rest.get(key)) for key in state}}
     written = [file for file in TENSOR_FILES if file in tensors and (tensors[file] or file == MODEL)]
     return Parts(tree, {file: tensors[file] for file in written})
 
 
 def put_together(tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path) -> dict[str, Any]:
     """The state, from the text of state.json (at `where`) and the tensors of every file. Raises DamagedError."""
-    state = _parse(tree, where)
+    state = parse_state(tree, where)
     try:
         return {key: unflatten(value, _of_group(key, tensors)) for key, value in state.items()}
-    except DamagedError as error:
-        raise DamagedError(f"{where}: {error}; use another checkpoint") from error
-
-
-def model_names(tree: bytes, where: Path) -> dict[str, str]:
-    """The keys of the model's tensors, and the name under which each is stored (another one's, when tied)."""
-    state = _parse(tree, where)
-    try:
-        return references(state.get("model", {}))
     except DamagedError as error:
         raise DamagedError(f"{where}: {error}; use another checkpoint") from error
 
@@ -92,14 +81,3 @@ def _of_group(key: str, tensors: Mapping[str, Mapping[str, Tensor]]) -> Mapping[
     if key == "model":
         return {**tensors.get(MODEL, {}), **tensors.get(FROZEN, {})}
     return tensors.get(OPTIMIZER if key == "optimizer" else EXTRA, {})
-
-
-def _parse(tree: bytes, where: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(tree)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{where}: is not JSON ({error}); use another checkpoint") from error
-    if not isinstance(values, dict) or values.get("format") != _FORMAT or not isinstance(values.get("state"), dict):
-        raise DamagedError(f"{where}: is {values!r:.80}, wanted a state of format {_FORMAT}; use another checkpoint")
-    state: dict[str, Any] = values["state"]
-    return state

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runner.checkpoint.damage import damaged_tensors, try_header
+from runner.checkpoint.damage import damaged_tensors, read_header
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
-from runner.checkpoint.header import LENGTH_BYTES, Entry, Header, header_size, lay_out, parse_header
+from runner.checkpoint.header import Entry, Header, lay_out
 from runner.errors import DamagedError
 
 _NAMES: Mapping[torch.dtype, str] = {
@@ -112,26 +112,6 @@ def tensors_in(member: Member, names: Collection[str] | None = None) -> dict[str
     tensors = {entry.name: _empty(entry, dtypes) for entry in entries}
     _fill(member, header, {name: memory_of(tensor) for name, tensor in tensors.items()})
     return tensors
-
-
-def read_header(member: Member) -> Header:
-    """The header of an opened tensor file, verified."""
-    record = member.record
-    if record.size < LENGTH_BYTES:
-        raise DamagedError(f"{member.path}: has {record.size} bytes, wanted a tensor file; use another checkpoint")
-    raw = bytearray()
-    needed = LENGTH_BYTES
-    index = 0
-    while len(raw) < needed:
-        begin, end = member.extent(index)
-        chunk = bytearray(end - begin)
-        if not member.fill(index, memoryview(chunk)):
-            raise damaged_tensors(member, index, try_header(bytes(chunk), member) if index == 0 else None)
-        raw += chunk
-        if needed == LENGTH_BYTES and len(raw) >= LENGTH_BYTES:
-            needed = header_size(bytes(raw[:LENGTH_BYTES]), record.size, member.path)
-        index += 1
-    return parse_header(bytes(raw[:needed]), record.size, member.path)
 
 
 def _fill(member: Member, header: Header, memories: Mapping[str, memoryview]) -> None:

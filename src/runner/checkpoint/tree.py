@@ -7,19 +7,18 @@ is `{"$": "tensor", "name": ...}`; tied tensors are references to one name.
 import base64
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from runner.checkpoint.contents import DEPTH_LIMIT, TAG
+from runner.checkpoint.contents import references as references
 from runner.checkpoint.header import METADATA
 from runner.checkpoint.tensors import can_store
 from runner.errors import DamagedError
-
-DEPTH_LIMIT = 100
-TAG = "$"
 
 _SMALL_INT = 2**63
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -47,11 +46,6 @@ def flatten(tree: object) -> tuple[Any, dict[str, Tensor]]:
 def unflatten(value: object, tensors: Mapping[str, Tensor]) -> Any:
     """The tree that `flatten` was given. Raises DamagedError for what `flatten` cannot have made."""
     return _decode(value, tensors, 0)
-
-
-def references(value: object) -> dict[str, str]:
-    """Where the tensors of a flattened tree stood (by readable names), and the name under which each is stored."""
-    return dict(_references(value, (), 0))
 
 
 class _Flattening:
@@ -264,21 +258,6 @@ _DECODERS: Mapping[str, Callable[[dict[str, Any], Mapping[str, Tensor], int], An
     "array": lambda value, tensors, _: _stored(value, tensors).numpy(),
     "number": _number,
 }
-
-
-def _references(value: object, path: tuple[str, ...], depth: int) -> Iterator[tuple[str, str]]:
-    if depth > DEPTH_LIMIT * 2:
-        raise DamagedError(f"the state is nested deeper than {DEPTH_LIMIT} levels; it was not written by this program")
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _references(item, (*path, str(index)), depth + 1)
-    elif isinstance(value, dict) and TAG not in value:
-        for key, item in value.items():
-            yield from _references(item, (*path, key), depth + 1)
-    elif isinstance(value, dict) and value[TAG] == "tensor" and isinstance(value.get("name"), str):
-        yield ".".join(path), value["name"]
-    elif isinstance(value, dict) and value[TAG] == "tuple":
-        yield from _references(value.get("items"), path, depth + 1)
 
 
 def _named(path: tuple[str, ...]) -> str:
