@@ -1,4 +1,4 @@
-"""`runs`: look after what has run. `ls` and `show` read, `diff` and `verify` compare, `tag` protects, `rm` deletes.
+"""`runs`: look after what has run. `ls`, `show`, `diff` and `verify` read, `tag` protects, `prune` and `rm` delete.
 
 Exit codes: 0 done; 1 damaged, different, not confirmed, or nobody reads on; 2 refused, with a line or two that say why.
 """
@@ -21,6 +21,7 @@ from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.cli.choosing import OUTPUTS, found
 from runner.cli.differing import show_differences
 from runner.cli.listing import show_list
+from runner.cli.pruning import prune
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
 from runner.cli.summary import summarize, to_json
@@ -177,6 +178,7 @@ class _Unreadable:
 
 app.command("tag")(tag_checkpoint)
 app.command("diff")(show_differences)
+app.command("prune")(prune)
 
 
 def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:

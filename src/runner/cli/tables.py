@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-STATUS_STYLES = {"running": "bold cyan", "finished": "green", "stopped": "yellow", "failed": "bold red", "empty": "dim"}
+STATUS_STYLES = {
+    **{"running": "bold cyan", "finished": "green", "stopped": "yellow", "failed": "bold red", "empty": "dim"},
+    **{"stays": "green", "goes": "red", "deleted": "red"},
+}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
