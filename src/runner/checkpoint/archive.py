@@ -3,33 +3,27 @@
     .zip         the files as members, stored, each from a multiple of 4 KiB on
     .pt, .pth    the same in a torch file, which `torch.load(weights_only=True)` opens
 
-What is read is verified; what is written is whole and durable, or not there. Nothing is overwritten. A hidden file
-beside the target is being written; its writer holds a lock on it, so what a writer that died left is seen and removed.
+What is read is verified; what is written is whole and durable, or not there.
 """
 
-import errno
-import fcntl
 import os
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runner.checkpoint import tags, torch_file
 from runner.checkpoint.compressed import SUFFIX, compressed, zstd
 from runner.checkpoint.damage import damaged_tensors, try_header
-from runner.checkpoint.durable import InMemory, again, free_bytes, sync_directory, write_all, write_file
-from runner.checkpoint.files import Member, digest_of
+from runner.checkpoint.durable import InMemory, write_all, write_file
+from runner.checkpoint.files import Member
+from runner.checkpoint.fresh import new_directory, new_file, reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME, parse_manifest
 from runner.checkpoint.zip_layout import Entry, data_begin, directory, local_header
-from runner.errors import CheckpointError, ConfigError, DamagedError, SaveError
+from runner.errors import CheckpointError, ConfigError, DamagedError
 
 SUFFIXES = {".zip": "", ".pt": torch_file.PREFIX, ".pth": torch_file.PREFIX}
 """What is written under which name, as what the names of its members begin with."""
-
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 def check_target(file: Path, *, compress: bool) -> None:
@@ -53,7 +47,7 @@ def pack(checkpoint: Checkpoint, file: Path, *, compress: bool = False) -> int:
     check_target(file, compress=compress)
     prefix, place = SUFFIXES[file.suffix.lower()], checkpoint.place
     text = _manifest_text(checkpoint)
-    with _reported(file, checkpoint.manifest.size), _new_file(file) as descriptor:
+    with reported(file, checkpoint.manifest.size), new_file(file) as descriptor:
         archive = _Archive(descriptor)
         if prefix:
             members = torch_file.frame(checkpoint.manifest, len(text), place.opened, checkpoint.path)
@@ -85,7 +79,7 @@ def unpack(file: Path, target: Path) -> Checkpoint:
     # An empty directory is no loss, and renaming replaces no other.
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: stands there already, and nothing is overwritten; choose another name")
-    with _reported(target, packed.manifest.size), _new_directory(target) as hidden:
+    with reported(target, packed.manifest.size), new_directory(target) as hidden:
         for name, record in packed.manifest.files.items():
             with packed.place.opened(name, record) as member:
                 write_file(hidden / name, _Verified(member))
@@ -152,107 +146,3 @@ def _manifest_text(checkpoint: Checkpoint) -> bytes:
     if parse_manifest(text, where) != checkpoint.manifest:
         raise DamagedError(f"{where}: is another one than when it was opened; open it again")
     return text
-
-
-@contextmanager
-def _new_file(target: Path) -> Iterator[int]:
-    """A file to write, which has its name and is durable afterwards."""
-    hidden = _hidden(target)
-    descriptor = again(os.open, hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-        again(os.fsync, descriptor)
-        _name_without_overwriting(hidden, target)
-        sync_directory(target.parent)
-    except BaseException:
-        for path in (hidden, target):
-            with suppress(OSError):
-                # What somebody else has put there meanwhile is his.
-                if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
-                    again(os.unlink, path)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _name_without_overwriting(hidden: Path, target: Path) -> None:
-    try:
-        again(os.link, hidden, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        again(os.rename, hidden, target)
-        return
-    again(os.unlink, hidden)
-
-
-@contextmanager
-def _new_directory(target: Path) -> Iterator[Path]:
-    """A directory to write files into, which has its name and is durable afterwards."""
-    hidden = _hidden(target)
-    again(os.mkdir, hidden)
-    named = False
-    try:
-        descriptor = again(os.open, hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except BaseException:
-        _discard(hidden)
-        raise
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield hidden
-        sync_directory(hidden)
-        again(os.rename, hidden, target)
-        named = True
-        sync_directory(target.parent)
-    except BaseException:
-        _discard(target if named else hidden)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _hidden(target: Path) -> Path:
-    """A hidden name beside the target, after what dead writers of that target left has been removed."""
-    start = f".tmp-pack-{digest_of(os.fsencode(target.name))[:8]}-"
-    for path in target.parent.glob(f"{start}*"):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _discard(path)
-        except OSError:
-            continue  # Its writer lives.
-        finally:
-            os.close(descriptor)
-    return target.with_name(f"{start}{secrets.token_hex(4)}")
-
-
-def _discard(path: Path) -> None:
-    """Remove what was being written here. Never raises OSError: what cannot be removed is removed by the next."""
-    with suppress(OSError):
-        if not path.is_dir():
-            again(os.unlink, path)
-            return
-        for file in path.iterdir():
-            again(os.unlink, file)
-        again(os.rmdir, path)
-
-
-@contextmanager
-def _reported(target: Path, wanted: int) -> Iterator[None]:
-    try:
-        yield
-    except SaveError:
-        raise
-    except OSError as error:
-        free = free_bytes(target.parent)
-        space = "" if free is None else f", {free} free on its disk"
-        raise SaveError(
-            f"{target}: could not be written ({error.strerror or error}); about {wanted} bytes wanted{space}; nothing "
-            "of it is left; make room, or choose a place that you may write to"
-        ) from error

@@ -1,0 +1,123 @@
+"""Files and directories that are new, whole and durable, or not there: what packing and exporting write.
+
+Nothing is overwritten. A hidden name beside the target is being written; its writer holds a lock on it, so what a
+writer that died left is seen and removed.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runner.checkpoint.durable import again, free_bytes, sync_directory
+from runner.checkpoint.files import digest_of
+from runner.errors import SaveError
+
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[int]:
+    """A file to write, which has its name and is durable afterwards."""
+    hidden = _hidden(target)
+    descriptor = again(os.open, hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+        again(os.fsync, descriptor)
+        _name_without_overwriting(hidden, target)
+        sync_directory(target.parent)
+    except BaseException:
+        for path in (hidden, target):
+            with suppress(OSError):
+                # What somebody else has put there meanwhile is his.
+                if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
+                    again(os.unlink, path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _name_without_overwriting(hidden: Path, target: Path) -> None:
+    try:
+        again(os.link, hidden, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        again(os.rename, hidden, target)
+        return
+    again(os.unlink, hidden)
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to write files into, which has its name and is durable afterwards."""
+    hidden = _hidden(target)
+    again(os.mkdir, hidden)
+    named = False
+    try:
+        descriptor = again(os.open, hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except BaseException:
+        _discard(hidden)
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield hidden
+        sync_directory(hidden)
+        again(os.rename, hidden, target)
+        named = True
+        sync_directory(target.parent)
+    except BaseException:
+        _discard(target if named else hidden)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _hidden(target: Path) -> Path:
+    """A hidden name beside the target, after what dead writers of that target left has been removed."""
+    start = f".tmp-pack-{digest_of(os.fsencode(target.name))[:8]}-"
+    for path in target.parent.glob(f"{start}*"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _discard(path)
+        except OSError:
+            continue  # Its writer lives.
+        finally:
+            os.close(descriptor)
+    return target.with_name(f"{start}{secrets.token_hex(4)}")
+
+
+def _discard(path: Path) -> None:
+    """Remove what was being written here. Never raises OSError: what cannot be removed is removed by the next."""
+    with suppress(OSError):
+        if not path.is_dir():
+            again(os.unlink, path)
+            return
+        for file in path.iterdir():
+            again(os.unlink, file)
+        again(os.rmdir, path)
+
+
+@contextmanager
+def reported(target: Path, wanted: int) -> Iterator[None]:
+    try:
+        yield
+    except SaveError:
+        raise
+    except OSError as error:
+        free = free_bytes(target.parent)
+        space = "" if free is None else f", {free} free on its disk"
+        raise SaveError(
+            f"{target}: could not be written ({error.strerror or error}); about {wanted} bytes wanted{space}; nothing "
+            "of it is left; make room, or choose a place that you may write to"
+        ) from error
