@@ -6,8 +6,8 @@ while it is being written, the seconds until it is complete (durable, for ours a
 of it, out of the page cache. Peak memory is measured in a process of its own for each. `--look`: what it takes to look
 at checkpoints.
 
-    python scripts/bench_checkpoint.py [--states STATE ...] [--rounds N] [--contestants NAME ...] [--look]
-        [--json FILE] [--markdown FILE] [--picture FILE] [--from FILE]
+    python scripts/bench_checkpoint.py [--states STATE ...] [--rounds N] [--peaks N] [--contestants NAME ...]
+        [--look] [--json FILE] [--markdown FILE] [--picture FILE] [--from FILE]
 """
 
 import argparse
@@ -27,8 +27,6 @@ from typing import Any
 
 from bench_names import NAMES, PEERS, REFERENCES, STATES, SYNCED
 
-PEAK_ROUNDS = 3
-
 
 def measure_state(state: str, names: list[str], rounds: int, root: Path) -> dict[str, Any]:
     """In a process of its own: every contestant, round by round."""
@@ -40,7 +38,9 @@ def measure_state(state: str, names: list[str], rounds: int, root: Path) -> dict
 
     training = Training(state)
     tensors = training.tensors().values()
-    costs: dict[str, Any] = {name: {"stall": [], "complete": [], "slowed": [], "load": []} for name in names}
+    costs: dict[str, Any] = {
+        name: {"stall": [], "lost": [], "complete": [], "slowed": [], "load": []} for name in names
+    }
     taking_part = {name: make(name, training, root / name) for name in names}
     order = list(taking_part)
     for number in range(rounds + 1):
@@ -137,7 +137,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         results["states"][state] = in_process(task, arguments.directory)
         for name in names:
             # A sync needs no memory.
-            rounds = 0 if name in REFERENCES or name.endswith(SYNCED) else min(PEAK_ROUNDS, arguments.rounds)
+            rounds = 0 if name in REFERENCES or name.endswith(SYNCED) else arguments.peaks
             peak = {"what": "peak", "state": state, "name": name}
             found = [in_process(peak, arguments.directory) for _ in range(rounds)]
             results["states"][state]["contestants"][name]["peak"] = found
@@ -154,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What saving costs a training, side by side.")
     parser.add_argument("--states", nargs="*", choices=STATES, default=list(STATES), metavar="STATE")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peaks", type=int, default=3, metavar="N", help="rounds of peak memory, the slowest part")
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="an unknown name shows them all; default: all")
     parser.add_argument("--look", action="store_true", help="also measure opening, showing and listing checkpoints")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where to save to")

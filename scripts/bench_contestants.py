@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
@@ -13,10 +14,25 @@ from torch import Tensor
 
 import bench_peers as peers
 from bench_names import COPY, OURS, OURS_BLOCKING, SYNCED, WRITE, WRITE_BESIDE
-from bench_training import Saver, Training, done, finish
+from bench_training import Ongoing, Saver, Training, done, finish
 
 WRITE_BYTES = 4 * 1024 * 1024
 DOCUMENTS = {"config.yaml": b"seed: 0\n", "config.json": b'{"config": {"seed": 0}, "overrides": []}'}
+
+
+class Underway:
+    """A save of ours. Asked between two steps, so that no thread of the benchmark disturbs the one that writes."""
+
+    def __init__(self, saving: Any, began: float) -> None:
+        self._saving, self._began = saving, began
+
+    def done(self) -> bool:
+        """Whether nothing goes on any more; what the new one replaces has been removed by then, too."""
+        return bool(self._saving.done)
+
+    def result(self) -> float:
+        """The instant when it was durable."""
+        return float(self._began + self._saving.wait().stats.seconds)
 
 
 class Ours(Saver):
@@ -35,15 +51,10 @@ class Ours(Saver):
         )
         self._step = 0
 
-    def save(self, place: Path) -> "Future[float]":
-        saving = self._begin()
-        complete: Future[float] = Future()
-
-        def wait() -> None:
-            finish(complete, saving.wait)
-
-        threading.Thread(target=wait).start()
-        return complete
+    def save(self, place: Path) -> Ongoing:
+        state = self.training.state()
+        began = time.perf_counter()
+        return Underway(self._begin(state), began)
 
     def load(self, place: Path) -> Any:
         from runner import Checkpoint
@@ -60,12 +71,12 @@ class Ours(Saver):
         self.store.wait()
         self.store.close()
 
-    def _begin(self) -> Any:
+    def _begin(self, state: dict[str, Any]) -> Any:
         from runner.records import Progress
 
         self._step += 1
         return self.store.save(
-            self.training.state(),
+            state,
             progress=Progress(step=self._step),
             reasons=("every_steps",),
             metrics={},
@@ -77,9 +88,10 @@ class Ours(Saver):
 class OursBlocking(Ours):
     """The same with `checkpoint.asynchronous=false`."""
 
-    def save(self, place: Path) -> "Future[float]":
-        self._begin().wait()
-        return done()
+    def save(self, place: Path) -> Ongoing:
+        saving = super().save(place)
+        saving.result()
+        return saving
 
 
 class MemoryCopy(Saver):

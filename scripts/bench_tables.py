@@ -20,18 +20,19 @@ from bench_names import (
 )
 
 HEADS = (
-    *("", "stall p50 (quartiles), ms", "max, ms", "memory copies", "steps meanwhile", "durable after, s"),
+    *("", "stall p50 (quartiles), ms", "max, ms", "memory copies", "steps meanwhile", "lost, ms", "durable after, s"),
     *("load, s", "memory, MB"),
 )
 
 NOTES = """\
 Stall: how long the loop is held up, the making of the state dicts included; *memory copies*: as a multiple of one plain
 copy of as many bytes. *Steps meanwhile*: the time of a step while a save is being written, as a multiple of the usual
-one; empty where the loop waits until all is written. *Durable after*: from the call until the checkpoint is complete
-and on the disk; in parentheses where nothing is synced, so that a power cut may still take it. *Load*: out of the page
-cache, and verified by `runner` alone. *Memory*: how much a save adds to the process at its height. `+sync`: the same
-peer with the missing syncs added (into a temporary sibling; every file and directory synced; renamed). dcp:
-torch.distributed.checkpoint; *kept*: with the memory of its stager kept. Medians; quartiles in parentheses.
+one; empty where the loop waits until all is written. *Lost*: the stall, and what those steps took longer. *Durable
+after*: from the call until the checkpoint is complete and on the disk; in parentheses where nothing is synced, so that
+a power cut may still take it. *Load*: out of the page cache; `runner` alone verifies it, and safetensors only maps the
+file. *Memory*: how much a save adds to the process at its height. `+sync`: the same peer with the missing syncs added
+(into a temporary sibling; every file and directory synced; renamed). dcp: torch.distributed.checkpoint; *kept*: with
+the memory of its stager kept. Medians; quartiles in parentheses.
 """
 
 
@@ -139,6 +140,7 @@ def _row(name: str, costs: dict[str, Any], copy: dict[str, Any] | None) -> str:
         f"{max(stall) * 1e3:.1f}" if name != WRITE_BESIDE else "",
         multiple,
         _spread(costs["slowed"], 1, 2) if costs["slowed"] else "",
+        f"{statistics.median(costs['lost']) * 1e3:.1f}" if name != COPY else "",
         "" if name == COPY else complete if synced else f"({complete})",
         f"{statistics.median(costs['load']):.3f}" if costs["load"] else "",
         f"{statistics.median(costs['peak']) / 1e6:,.0f}" if costs.get("peak") else "",

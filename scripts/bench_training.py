@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -107,12 +107,24 @@ def finish(complete: "Future[float]", end: Callable[[], Any]) -> None:
     complete.set_result(time.perf_counter())
 
 
+class Ongoing(Protocol):
+    """A save under way."""
+
+    def done(self) -> bool:
+        """Whether nothing goes on any more."""
+        ...
+
+    def result(self) -> float:
+        """Wait, and tell the instant when it was complete."""
+        ...
+
+
 class Saver(ABC):
     """Someone who saves the state of a training."""
 
     @abstractmethod
-    def save(self, place: Path) -> "Future[float]":
-        """Hold up the training, and save to the directory `place`; the future has the instant when that is complete."""
+    def save(self, place: Path) -> Ongoing:
+        """Hold up the training, and save to the directory `place`."""
 
     def load(self, place: Path) -> Any:
         """What was saved last, read as one reads it there; None for one that cannot."""
@@ -136,6 +148,8 @@ class Cost:
     """What one save took, in seconds; `slowed` is a ratio, and None where no step was taken while it was written."""
 
     stall: float
+    lost: float
+    """The stall, and what the steps beside the writing took longer."""
     complete: float
     slowed: float | None
     load: float | None
@@ -163,8 +177,10 @@ def measure(training: Training, saver: Saver, place: Path, *, loading: bool) -> 
         load = time.perf_counter() - began
     # Where no step lies wholly within the writing, the one that saw its end.
     beside = whole or cut
-    slowed = statistics.median(beside) / statistics.median(usual) if beside else None
-    return Cost(stall, complete, slowed, load)
+    usually = statistics.median(usual)
+    slowed = statistics.median(beside) / usually if beside else None
+    lost = stall + sum(took - usually for took in (*whole, *cut))
+    return Cost(stall, lost, complete, slowed, load)
 
 
 def _bring_into_memory(directory: Path) -> None:
