@@ -24,7 +24,7 @@ def found(text: str) -> RunDir | Checkpoint:
         if newest is None:
             raise ResumeError(f"latest: no run in {OUTPUTS} has begun training; name a run")
         path = newest.path
-    elif (path / MANIFEST_NAME).exists():
+    elif path.is_file() or (path / MANIFEST_NAME).exists():
         return Checkpoint.open(path, which)
     elif path.name == "checkpoints" and (path.parent / "run.json").exists():
         path = path.parent

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
-from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.cli.choosing import OUTPUTS, found
 from runner.cli.differing import show_differences
+from runner.cli.exporting import export_weights
 from runner.cli.listing import show_list
+from runner.cli.packing import pack_checkpoint, unpack_checkpoint
 from runner.cli.pruning import prune
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
@@ -179,12 +180,15 @@ class _Unreadable:
 app.command("tag")(tag_checkpoint)
 app.command("diff")(show_differences)
 app.command("prune")(prune)
+app.command("export")(export_weights)
+app.command("pack")(pack_checkpoint)
+app.command("unpack")(unpack_checkpoint)
 
 
 def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:
     """The checkpoints that are meant, a run's in the order of writing, those that were set aside too."""
     path = Path(text)
-    if (path / MANIFEST_NAME).exists() or _is_in_checkpoints(path):
+    if path.is_file() or looks_like_checkpoint(path):
         try:
             return [Checkpoint.open(path)]
         except CheckpointError as e:
@@ -203,11 +207,6 @@ def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:
             checkpoints += [_Unreadable(place, error) for place, error in damages.items()]
             checkpoints += whole
     return checkpoints
-
-
-def _is_in_checkpoints(path: Path) -> bool:
-    """A checkpoint's directory, though its manifest may be gone."""
-    return looks_like_checkpoint(path)
 
 
 def _removable(path: Path) -> RunDir:
