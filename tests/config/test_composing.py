@@ -66,6 +66,13 @@ def problems(*overrides: str) -> list[str]:
             ],
         ),
         (
+            "checkpoint.name=epoch{epoch:02d}",
+            [
+                "checkpoint.name=epoch{epoch:02d}: cannot be read (mismatched input '{' expecting <EOF>); "
+                "quote what is special: 'checkpoint.name=\"epoch{epoch:02d}\"'"
+            ],
+        ),
+        (
             "data.batch_sizes=3",
             [
                 "data.batch_sizes=3: no key 'data.batch_sizes'; did you mean 'data.batch_size'? "

@@ -143,7 +143,11 @@ def hydra_config(node: DictConfig) -> Iterator[None]:
 def _unreadable(text: str, error: Exception) -> str:
     if "=" not in text and not text.startswith("~"):
         return f"{text or repr(text)}: no override; type KEY=VALUE"
-    return f"{text}: cannot be read ({str(error).splitlines()[0]}); quote what is special: 'key=\"a, b\"'"
+    key, _, value = text.partition("=")
+    # The shell takes its own quotes off, so that those around the value have to stand inside of them.
+    literal = bool(value) and value[0] not in "[{" and not set(value) & set("\"'\\$")
+    example = f'{key}="{value}"' if literal else 'key="a, b"'
+    return f"{text}: cannot be read ({str(error).splitlines()[0]}); quote what is special: '{example}'"
 
 
 def _not_an_option(override: Override) -> list[str]:
