@@ -9,6 +9,7 @@ a file of torch.save                    a state dict, or a dict with one under `
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.checkpoint.pickled import PICKLE, WANTED, ZIP, opened, read_pickled
 from runner.checkpoint.tensors import can_store, tensors_in
+from runner.checkpoint.torch_file import PREFIX
 from runner.errors import CheckpointError, DamagedError, FormatError
 
 INDEX_LIMIT = 256 * 1024 * 1024
@@ -103,8 +105,7 @@ def _of_file(path: Path) -> Weights | None:
     """The weights in a file of another program; None for one of ours."""
     kind = _kind_of(path)
     if kind == "torch":
-        value, unknown = read_pickled(path)
-        return None if isinstance(value, Mapping) and "runner" in value else _chosen(value, unknown, path)
+        return _chosen(*read_pickled(path), path)
     if kind == "safetensors":
         return Weights(_read_safetensors(path), f"the safetensors file {path}")
     return _of_index(path) if kind == "index" else None
@@ -116,7 +117,7 @@ def _kind_of(path: Path) -> str:
         start = file.read(512)
         size = os.fstat(file.fileno()).st_size
     if start.startswith(ZIP):
-        return "torch" if _is_pickled_zip(path) else "ours"
+        return "ours" if _is_packed(path) else "torch"
     if start.startswith(PICKLE):
         return "torch"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
@@ -131,13 +132,11 @@ def _kind_of(path: Path) -> str:
     raise FormatError(f"{path}: holds no weights ({_beginning(start)}); wanted {WANTED}")
 
 
-def _is_pickled_zip(path: Path) -> bool:
-    """Whether a zip file is one of torch.save, and none of our packed checkpoints. Both are checked where read."""
-    import zipfile
-
+def _is_packed(path: Path) -> bool:
+    """Whether a zip file says that it is a checkpoint of ours. It is checked where it is read."""
     try:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
-            return MANIFEST_NAME not in archive.namelist()
+            return not {MANIFEST_NAME, f"{PREFIX}{MANIFEST_NAME}"}.isdisjoint(archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise

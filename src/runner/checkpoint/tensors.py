@@ -58,7 +58,7 @@ def can_store(tensor: Tensor) -> bool:
 class TensorFile:
     """Tensors to be written to one file. They are read while `chunks` is consumed, not before."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
         self._tensors = tensors
         tags: dict[str, str] = {}
         specs = []
@@ -69,7 +69,7 @@ class TensorFile:
                 tags[name], stored, extra = _STAND_INS_BY_DTYPE[tensor.dtype]
                 specs.append((name, stored, (*tensor.shape, *extra)))
         # Other programs look at `format` to learn that a file came from torch.
-        metadata = {"format": "pt"} | ({_TAGS: json.dumps(tags)} if tags else {})
+        metadata = {"format": "pt", **(facts or {})} | ({_TAGS: json.dumps(tags)} if tags else {})
         self.start, self.header = lay_out(specs, metadata)
         """The bytes before the data, and where in the file each tensor stands."""
 

@@ -43,6 +43,18 @@ def capture(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     return kind | {"groups": groups, "state": state, "shared": shared}
 
 
+def by_index(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What `capture` gave as torch itself has it: parameters by number, in the order in which the groups have them."""
+    if "own" in saved:
+        return dict(saved["own"])
+    numbers = {
+        name: number for number, name in enumerate(name for group in saved["groups"] for name in group["params"])
+    }
+    groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in saved["groups"]]
+    state = {numbers[name]: values for name, values in saved["state"].items()}
+    return {"state": {**state, **saved["shared"]}, "param_groups": groups}
+
+
 def same_groups(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> bool:
     """Whether there are as many groups as in `saved`, and no parameter has moved from one to another."""
     if "own" in saved:

@@ -1,0 +1,29 @@
+"""`runs export`: the weights of a checkpoint in a file for other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.cli.choosing import found_checkpoint
+from runner.quantities import size
+
+
+def export_weights(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, RUN@best, RUN@step=N, or a run's newest.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file: *.safetensors, *.pt or *.pth.")],
+    weights: Annotated[
+        str, typer.Option("--weights", help="raw, or averaged (of a run with trainer.ema_decay).")
+    ] = "raw",
+) -> None:
+    """Write a checkpoint's weights into a file that other programs read.
+
+    *.safetensors holds the weights, and the config in its header. *.pt is the dict of torch's tutorial (epoch,
+    model_state_dict, optimizer_state_dict, loss); torch.load(FILE, weights_only=True) reads it. Its optimizer's state
+    is for an optimizer of the parameters that were trained, in the model's order.
+    """
+    checkpoint = found_checkpoint(path)
+    from runner.runs.export import export
+
+    written = export(checkpoint, file, weights=weights)
+    print(f"exported {file}  {size(written)}  {weights} weights of step {checkpoint.step}")

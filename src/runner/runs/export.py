@@ -1,0 +1,109 @@
+"""The weights of a checkpoint for other programs. An export is no checkpoint: it is never resumed.
+
+.safetensors     the model's tensors; the config, without secrets, in the header
+.pt, .pth        the dict of torch's tutorial: epoch, model_state_dict, optimizer_state_dict, loss
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runner.checkpoint.durable import write_all
+from runner.checkpoint.fresh import new_file, reported
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.interop import model_tensors
+from runner.checkpoint.tensors import TensorFile
+from runner.config.secrets import redact
+from runner.errors import ConfigError
+from runner.training import optimizer_state
+
+TENSORS = ".safetensors"
+TORCH = (".pt", ".pth")
+
+
+def export(checkpoint: Checkpoint, file: Path, *, weights: str = "raw") -> int:
+    """Write the weights of a checkpoint, `raw` or `averaged`, into a new file, durably; its size.
+
+    What the name ends in decides the format. Raises ConfigError for a name that cannot be, CheckpointError for weights
+    that are not there or damaged, SaveError when it cannot be written; then nothing is left.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in (TENSORS, *TORCH):
+        raise ConfigError(f"{file}: exports end in {TENSORS}, {' or '.join(TORCH)}; choose one of these")
+    if os.path.lexists(file):
+        raise ConfigError(f"{file}: stands there already, and nothing is overwritten; choose another name")
+    tensors = model_tensors(checkpoint, weights)
+    values = None if suffix == TENSORS else _tutorial(checkpoint, tensors)
+    with reported(file, sum(tensor.nbytes for tensor in tensors.values())), new_file(file) as descriptor:
+        if values is None:
+            for chunk in TensorFile(tensors, _metadata(checkpoint, weights)).chunks():
+                write_all(descriptor, chunk)
+        else:
+            _save(values, descriptor)
+        return os.fstat(descriptor).st_size
+
+
+def _metadata(checkpoint: Checkpoint, weights: str) -> dict[str, str]:
+    return {
+        "runner.config": json.dumps(redact(checkpoint.config), ensure_ascii=False),
+        "runner.weights": weights,
+        "runner.step": str(checkpoint.step),
+        "runner.epoch": str(checkpoint.epoch),
+        "runner.metrics": json.dumps({name: repr(value) for name, value in checkpoint.metrics.items()}),
+    }
+
+
+def _tutorial(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "epoch": checkpoint.epoch,
+        "model_state_dict": dict(tensors),
+        "optimizer_state_dict": _plain(optimizer_state.by_index(checkpoint.state()["optimizer"])),
+        "loss": checkpoint.metrics.get("loss"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What torch reads with `weights_only`: an optimizer of one's own may keep numpy's numbers and arrays."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _save(values: Mapping[str, Any], descriptor: int) -> None:
+    file = _Through(descriptor)
+    try:
+        torch.save(values, cast("IO[bytes]", file))
+    except RuntimeError:
+        # What torch raises when it cannot end its file hides why: a write has failed before.
+        if file.error is not None:
+            raise file.error from None
+        raise
+
+
+class _Through:
+    """A descriptor as torch.save wants a file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            write_all(self._descriptor, data)
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
