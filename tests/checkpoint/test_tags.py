@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from runner.checkpoint.commit import hidden_name
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.tags import check_tag, tag, tags_of, untag
 from runner.errors import CheckpointError
 
@@ -155,6 +157,43 @@ def test_a_checkpoint_is_chosen_by_its_tag(make_store: Callable[..., Any], save:
     assert Checkpoint.open(run, "paper").verify() == []
     with pytest.raises(CheckpointError, match=r"no checkpoint is called 'papre'; wanted .* or a tag \(paper\)"):
         Checkpoint.open(run, "papre")
+
+
+def test_what_is_tagged_is_kept_under_every_policy_and_without_a_word(
+    make_store: Callable[..., Any], save: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(keep=KeepPolicy(last=1, best=None, every_steps=None, every_hours=None))
+    for step in (10, 20, 30, 40):
+        save(store, step)
+        if step in (10, 30):
+            tag(store.newest.path, f"at{step}")
+    assert [(checkpoint.step, checkpoint.tags) for checkpoint in store.checkpoints] == [
+        (10, ("at10",)),
+        (30, ("at30",)),
+        (40, ()),
+    ]
+    assert caplog.messages == []
+    untag(store.checkpoints[0].path, "at10")
+    save(store, 50)
+    assert [checkpoint.step for checkpoint in store.checkpoints] == [30, 50]
+
+
+def test_what_was_tagged_before_its_remover_died_gets_its_name_back(
+    make_store: Callable[..., Any], save: Callable[..., Any]
+) -> None:
+    store = make_store()
+    for step in (10, 20, 30):
+        save(store, step)
+    whole, other, _ = (checkpoint.path for checkpoint in store.checkpoints)
+    tag(whole, "paper")
+    tag(other, "x")
+    (other / "manifest.json").unlink()
+    for path in (whole, other):
+        path.rename(path.with_name(hidden_name("run-1", path.name)))
+    save(make_store(), 40)
+    assert sorted(path.name for path in store.directory.iterdir()) == [f"step-0000000{step}" for step in (10, 30, 40)]
+    assert Checkpoint.open(store.directory, "paper").verify() == []
+    assert Checkpoint.open(store.directory, "paper").path == whole
 
 
 def test_tagging_imports_no_torch() -> None:

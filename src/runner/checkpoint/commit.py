@@ -19,6 +19,7 @@ from runner.checkpoint.damage import damages_in
 from runner.checkpoint.durable import Content, InMemory, again, free_bytes, sync_directory, unused, write_file
 from runner.checkpoint.files import FileRecord, Member, digest_of
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
+from runner.checkpoint.tags import tags_of
 from runner.errors import CheckpointError, DamagedError, SaveError
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,10 @@ def remove(path: Path, manifest: Manifest, *, owner: str) -> list[str]:
 
 
 def clean(directory: Path, *, owner: str) -> None:
-    """Remove what a writer that died left in `directory` under this owner's hidden names."""
+    """Remove what a writer that died left in `directory` under this owner's hidden names.
+
+    What somebody tagged before it was hidden, and its remover died before he saw that, gets its name back.
+    """
     prefix = hidden_name(owner, "")
     with suppress(FileNotFoundError):
         leftovers = [path for path in sorted(directory.iterdir()) if path.name.startswith(prefix)]
@@ -112,7 +116,23 @@ def clean(directory: Path, *, owner: str) -> None:
             log.warning("%s has leftovers that are not removed yet (%s)", directory, error.strerror)
             return
         for path in leftovers:
-            discard(path)
+            if not _bring_back(path, path.name.removeprefix(prefix)):
+                discard(path)
+
+
+def _bring_back(hidden: Path, name: str) -> bool:
+    """Give a tagged checkpoint its name back; False if it is none, and nobody wants it any more."""
+    try:
+        if hidden.is_symlink() or not tags_of(hidden):
+            return False
+        read_manifest(hidden)
+        again(os.rename, hidden, unused(hidden.parent, name))
+        sync_directory(hidden.parent)
+    except CheckpointError:
+        return False
+    except OSError as error:
+        log.warning("%s is a tagged checkpoint that could not get its name back (%s)", hidden, error.strerror)
+    return True
 
 
 def discard(hidden: Path) -> None:

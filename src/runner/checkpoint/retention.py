@@ -7,6 +7,7 @@ from runner.checkpoint.commit import remove
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import as_kept
 from runner.checkpoint.policies import KeepPolicy, kept
+from runner.checkpoint.tags import PREFIX
 from runner.records import Monitor
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,13 @@ class Retention:
             log.warning("%s could not be removed (%s); it is tried again later", path, error.strerror)
             # It may have got its hidden name before that.
             return not path.exists()
-        if strange and path.name not in self._warned_of:
+        unknown = [name for name in strange if not name.startswith(PREFIX)]
+        if unknown and path.name not in self._warned_of:
             self._warned_of.add(path.name)
             log.warning(
                 "%s is kept: it holds what its manifest does not list (%s); move that away, or delete it yourself",
                 path,
-                ", ".join(strange),
+                ", ".join(unknown),
             )
         if not strange:
             log.info("removed %s", path)
