@@ -16,7 +16,7 @@ from runner.checkpoint import tags, torch_file
 from runner.checkpoint.compressed import SUFFIX, Frames
 from runner.checkpoint.files import FileRecord, Member, Source, Stretch, read_small, reading, whole_file
 from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, Manifest, parse_manifest, read_manifest
-from runner.checkpoint.zip_layout import Entry, read_directory, read_entries
+from runner.checkpoint.zip_layout import Entry, member_names, read_entries
 from runner.errors import CheckpointError, DamagedError, FormatError
 
 _MAGIC = b"PK\x03\x04"
@@ -135,7 +135,7 @@ class Packed:
                     f"{self.path}: is a file, and no packed checkpoint (it begins with {bytes(start)!r}); "
                     "give a run's directory, a checkpoint's, or a file that `runs pack` wrote"
                 )
-            prefix = _prefix_of(read_directory(source, self.path), self.path)
+            prefix = _prefix_of(member_names(source, self.path), self.path)
             entries = {entry.name: entry for entry in read_entries(source, self.path)}
             manifest = self._manifest_in(source, entries[f"{prefix}{MANIFEST_NAME}"])
         self._manifest, self._entries, self._prefix = manifest, entries, prefix
@@ -188,13 +188,12 @@ class Packed:
             yield Frames(source, record, where)
 
 
-def _prefix_of(entries: Sequence[Entry], path: Path) -> str:
-    names = [entry.name for entry in entries]
+def _prefix_of(names: Sequence[str], path: Path) -> str:
     for prefix in ("", torch_file.PREFIX):
         if f"{prefix}{MANIFEST_NAME}" in names:
             return prefix
     what = "a torch file" if any(name.endswith("data.pkl") for name in names) else "a zip file"
-    there = ", ".join(names[:5]) if names else "nothing"
+    there = ", ".join(map(repr, names[:5])) if names else "nothing"
     raise FormatError(
         f"{path}: is {what}, and no checkpoint of this program; it holds {there}; "
         "weights of other programs are read by init_from="

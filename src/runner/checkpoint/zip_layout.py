@@ -92,7 +92,7 @@ def read_entries(source: Source, path: Path) -> list[Entry]:
 
     What is in them is not read; every other byte of the file is the one that was written.
     """
-    entries = read_directory(source, path)
+    entries = _harmless(_records(source, path), source.size, path)
     position = 0
     for entry in entries:
         wanted = local_header(entry.name, entry.crc, entry.size, position)
@@ -105,25 +105,9 @@ def read_entries(source: Source, path: Path) -> list[Entry]:
     return entries
 
 
-def read_directory(source: Source, path: Path) -> list[Entry]:
-    """What a zip file says about its members, each harmless; whether that is true is another matter.
-
-    `begin` is where this program would have put the member. Raises DamagedError or FormatError.
-    """
-    position, length, count = _end(source, path)
-    raw = _read(source, position, length)
-    entries: dict[str, Entry] = {}
-    offset = 0
-    for _ in range(count):
-        if offset + _CENTRAL.size > len(raw):
-            raise _damaged(path, position, source.size, "the zip directory")
-        entry, offset = _entry(raw, offset, source.size, path)
-        if entry.name in entries:
-            raise _hostile(path, entry.name, "twice", "each name once")
-        entries[entry.name] = entry
-    if sum(entry.size for entry in entries.values()) > source.size:
-        raise _hostile(path, next(iter(entries)), "in bytes that other members have too", "each byte once")
-    return list(entries.values())
+def member_names(source: Source, path: Path) -> list[str]:
+    """What a zip file says its members are called: anything at all. Raises DamagedError."""
+    return [record.name for record in _records(source, path)]
 
 
 def _central(entry: Entry) -> bytes:
@@ -157,42 +141,77 @@ def _end(source: Source, path: Path) -> tuple[int, int, int]:
         if len(wide) < _END_64.size or not wide.startswith(b"PK\x06\x06"):
             raise _damaged(path, max(0, source.size - tail), source.size, "the end of the zip directory")
         *_, count, length, position = _END_64.unpack(wide)
-    if count > _MEMBERS_LIMIT or length > _DIRECTORY_LIMIT or position + length + tail != source.size:
+    if count > _MEMBERS_LIMIT or length > _DIRECTORY_LIMIT or position + length > source.size:
         raise _damaged(path, source.size - tail, source.size, "the end of the zip directory")
     return position, length, count
 
 
-def _entry(raw: bytes, offset: int, file_size: int, path: Path) -> tuple[Entry, int]:
-    """The member that is described at `offset`, and where the next one is."""
-    fields = _CENTRAL.unpack(raw[offset : offset + _CENTRAL.size])
-    signature, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
-    attributes, header = fields[-2:]
-    begin = offset + _CENTRAL.size
-    end = begin + name_length + extra_length + comment_length
-    if signature != b"PK\x01\x02" or end > len(raw):
-        raise DamagedError(f"{path}: is damaged: its zip directory makes no sense; use another checkpoint")
-    name = raw[begin : begin + name_length].decode("utf-8", "replace")
-    if not _NAME.fullmatch(name):
-        raise FormatError(
-            f"{path}: holds a member {name!r:.120}; wanted plain names inside the checkpoint: it was not packed by "
-            "this program; do not use it"
-        )
-    if stat.S_ISLNK(attributes >> 16):
-        raise _hostile(path, name, "as a link", "regular files")
-    if flags & 1:
-        raise _hostile(path, name, "encrypted", "members that are stored")
-    if method != 0 or packed != size:
-        raise _hostile(path, name, f"compressed in the way of zip files ({method})", "members that are stored")
-    extra = raw[begin + name_length : begin + name_length + extra_length]
-    wide = list(struct.unpack(f"<{len(extra[4:]) // 8}Q", extra[4 : 4 + len(extra[4:]) // 8 * 8]))
-    if size == _FULL_32 and len(wide) >= 2:
-        size = wide.pop(0)
-        wide.pop(0)
-    if header == _FULL_32 and wide:
-        header = wide.pop(0)
-    if header + _LOCAL.size + size > file_size:
-        raise _hostile(path, name, f"with {size} bytes from {header} on, in a file of {file_size}", "what it has")
-    return Entry(name, crc, size, data_begin(name, header), header), end
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a directory says about a member."""
+
+    name: str
+    flags: int
+    method: int
+    mode: int
+    crc: int
+    packed: int
+    size: int
+    header: int
+
+
+def _records(source: Source, path: Path) -> list[_Record]:
+    position, length, count = _end(source, path)
+    raw = _read(source, position, length)
+    records: list[_Record] = []
+    offset = 0
+    for _ in range(count):
+        begin = offset + _CENTRAL.size
+        if begin > len(raw) or not raw.startswith(b"PK\x01\x02", offset):
+            raise _damaged(path, position, source.size, "the zip directory")
+        fields = _CENTRAL.unpack(raw[offset:begin])
+        _, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
+        attributes, header = fields[-2:]
+        name = raw[begin : begin + name_length].decode("utf-8", "replace")
+        extra = raw[begin + name_length + 4 : begin + name_length + extra_length]
+        wide = list(struct.unpack(f"<{len(extra) // 8}Q", extra[: len(extra) // 8 * 8]))
+        if size == _FULL_32 and len(wide) >= 2:
+            size, packed = wide.pop(0), wide.pop(0)
+        if header == _FULL_32 and wide:
+            header = wide.pop(0)
+        records.append(_Record(name, flags, method, attributes >> 16, crc, packed, size, header))
+        offset = begin + name_length + extra_length + comment_length
+    return records
+
+
+def _harmless(records: Sequence[_Record], file_size: int, path: Path) -> list[Entry]:
+    """The members, if none of them is what no archive of this program holds.
+
+    `begin` is where this program would have put the member.
+    """
+    names: set[str] = set()
+    for record in records:
+        if not _NAME.fullmatch(record.name):
+            raise FormatError(
+                f"{path}: holds a member {record.name!r:.120}; wanted plain names inside the checkpoint: it was not "
+                "packed by this program; do not use it"
+            )
+        if record.name in names:
+            raise _hostile(path, record.name, "twice", "each name once")
+        names.add(record.name)
+        if stat.S_ISLNK(record.mode):
+            raise _hostile(path, record.name, "as a link", "regular files")
+        if record.flags & 1:
+            raise _hostile(path, record.name, "encrypted", "members that are stored")
+        if record.method != 0 or record.packed != record.size:
+            how = f"compressed in the way of zip files ({record.method})"
+            raise _hostile(path, record.name, how, "members that are stored")
+        if record.header + _LOCAL.size + record.size > file_size:
+            how = f"with {record.size} bytes from {record.header} on, in a file of {file_size}"
+            raise _hostile(path, record.name, how, "what it has")
+    if sum(record.size for record in records) > file_size:
+        raise _hostile(path, records[0].name, "in bytes that other members have too", "each byte once")
+    return [Entry(r.name, r.crc, r.size, data_begin(r.name, r.header), r.header) for r in records]
 
 
 def _read(source: Source, begin: int, length: int) -> bytes:
