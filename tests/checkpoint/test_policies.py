@@ -3,6 +3,8 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,6 +259,27 @@ def test_after_a_resume_the_same_is_kept_as_without_one() -> None:
         keep = kept(KeepPolicy(**rules), left, LOSS)
         left = [one for one in left if one.generation in keep]
     assert {one.generation for one in left} == kept(KeepPolicy(**rules), records, LOSS)
+
+
+def test_a_directory_that_was_moved_is_judged_as_before(
+    tmp_path: Path, make_store: Callable[..., Any], save: Callable[..., Any]
+) -> None:
+    def policy(**rules: Any) -> KeepPolicy:
+        return KeepPolicy(**(ALL | rules))
+
+    # `save` has trained a second for every step.
+    store = make_store(monitor=LOSS, keep=policy(last=1, best=1, every_hours=10 / 3600))
+    for step, loss in ((4, 0.5), (11, 0.9), (12, 0.8), (19, NAN), (21, 0.7)):
+        save(store, step, val_loss=loss)
+    assert [checkpoint.step for checkpoint in store.checkpoints] == [4, 11, 21]
+    moved = tmp_path / "elsewhere"
+    store.directory.rename(moved)
+    store = make_store(moved, monitor=LOSS, keep=policy(last=1, best=1, every_hours=10 / 3600))
+    save(store, 22, val_loss=0.6)
+    assert [checkpoint.step for checkpoint in store.checkpoints] == [4, 11, 21, 22]
+    store = make_store(moved, monitor=LOSS, keep=policy(best=2))
+    save(store, 23, val_loss=NAN)
+    assert [checkpoint.step for checkpoint in store.checkpoints] == [4, 22, 23]
 
 
 def test_why_a_checkpoint_is_kept_is_told_by_rule() -> None:
