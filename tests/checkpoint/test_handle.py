@@ -86,6 +86,30 @@ def test_tensors_that_are_not_asked_for_are_not_read(make_store: MakeStore, save
     assert set(checkpoint.tensors()) == {"head.weight", "head.bias", "base.weight"}
 
 
+def test_a_part_of_the_tensors_is_chosen_by_patterns(make_store: MakeStore, save: Save) -> None:
+    store = make_store()
+    checkpoint = Checkpoint.open(save(store, 1).path)
+    whole = checkpoint.tensors()
+    for include, exclude, names in (
+        (["head.*"], None, {"head.weight", "head.bias"}),
+        (None, ["*.weight"], {"head.bias"}),
+        (["head.*"], ["*.bias"], {"head.weight"}),
+        ([], None, set()),
+    ):
+        found = checkpoint.tensors(include=include, exclude=exclude)
+        assert found.keys() == names and all(torch.equal(found[name], whole[name]) for name in names)
+    with pytest.raises(CheckpointError, match=r"has no tensor like 'haed\.\*'; it has head\.weight"):
+        checkpoint.tensors(include=["haed.*"])
+
+
+def test_tensors_are_placed_as_asked(make_store: MakeStore, save: Save) -> None:
+    store = make_store()
+    checkpoint = Checkpoint.open(save(store, 1).path)
+    found = checkpoint.tensors(dtype=torch.float16, device="meta")
+    assert {(value.dtype, value.device.type) for value in found.values()} == {(torch.float16, "meta")}
+    assert {value.dtype for value in checkpoint.tensors(dtype=torch.int8).values()} == {torch.float32}
+
+
 def test_verify_names_each_damage_and_its_tensors(make_store: MakeStore, save: Save) -> None:
     checkpoint = Checkpoint.open(save(make_store(), 1).path)
     path = checkpoint.path / "model.safetensors"

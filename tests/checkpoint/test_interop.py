@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from runner.checkpoint.archive import pack
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.interop import read_weights
+from runner.checkpoint.interop import look, read_weights
 from runner.errors import CheckpointError, DamagedError, FormatError
 
 
@@ -249,6 +250,19 @@ def test_our_own_runs_and_checkpoints(make_store, save, tmp_path: Path) -> None:
         read_weights(run, weights="averaged")
     with pytest.raises(CheckpointError, match="weights is 'ema'; wanted 'raw' or 'averaged'"):
         read_weights(run, weights="ema")
+
+
+@pytest.mark.parametrize("name", ["packed.zip", "packed.pt", "packed"])
+def test_our_own_packed_files(name: str, make_store, save, tmp_path: Path) -> None:
+    store = make_store()
+    save(store, 1)
+    pack(store.checkpoints[0], tmp_path / "packed.zip" if name == "packed" else tmp_path / name)
+    if name == "packed":
+        (tmp_path / "packed.zip").rename(tmp_path / name)
+    found = read_weights(tmp_path / name)
+    assert equal(found.tensors, store.checkpoints[0].tensors())
+    assert found.what == f"raw weights of the checkpoint {tmp_path / name}"
+    look(tmp_path / name)
 
 
 def test_choices_are_for_our_own_runs(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -72,6 +72,24 @@ def test_averaged_weights_that_are_not_there_are_not_made_up(short) -> None:
         runner.load("here", weights="ema")
 
 
+def test_in_another_precision(short) -> None:
+    run = short(
+        *KEEP,
+        "model._target_=torch.nn.Sequential",
+        "+model._args_=[{_target_: torch.nn.Flatten}, "
+        "{_target_: torch.nn.BatchNorm1d, num_features: 64}, {_target_: torch.nn.Linear, in_features: 64, "
+        "out_features: 10}]",
+    )
+    model = runner.load("here", dtype=torch.bfloat16)
+    cast = run.checkpoint().tensors(dtype=torch.bfloat16)
+    assert same(model, cast)
+    assert {name: value.dtype for name, value in cast.items()} == {
+        name: torch.int64 if name.endswith("num_batches_tracked") else torch.bfloat16 for name in cast
+    }
+    with pytest.raises(runner.CheckpointError, match=r"dtype is torch\.int8; wanted one of real numbers, such as"):
+        runner.load("here", dtype=torch.int8)
+
+
 def test_a_path_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(runner.CheckpointError, match="nowhere"):
         runner.load(tmp_path / "nowhere")

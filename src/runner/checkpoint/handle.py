@@ -7,7 +7,8 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model
 from runner.checkpoint.damage import damages_in
 from runner.checkpoint.files import Member
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest
+from runner.checkpoint.matching import is_chosen
 from runner.checkpoint.places import Directory, Place, place_at
 from runner.errors import CheckpointError, DamagedError, FormatError
 from runner.records import Progress
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -123,12 +126,22 @@ class Checkpoint:
         with self._opened(name) as member:
             return member.read()
 
-    def tensors(self, names: Collection[str] | None = None) -> dict[str, "Tensor"]:
-        """The model's tensors by the keys of its state dict, or only those named, verified while read.
+    def tensors(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        device: "str | torch.device" = "cpu",
+        dtype: "torch.dtype | None" = None,
+    ) -> dict[str, "Tensor"]:
+        """The model's tensors by the keys of its state dict, verified while read; or some of them, read alone.
 
-        Tied ones are the same tensor under each of their names. Raises DamagedError naming what is damaged.
+        `names` are whole names; `include` and `exclude` are patterns, such as "encoder.*". With `dtype` real numbers
+        are cast; counts and truths stay what they are. Tied ones are the same tensor under each of their names.
+        Raises DamagedError naming what is damaged.
         """
-        from runner.checkpoint.tensors import tensors_in
+        from runner.checkpoint.tensors import placed, tensors_in
 
         stored = model_names(self.document(STATE), self.path / STATE)
         if names is not None:
@@ -136,6 +149,10 @@ class Checkpoint:
                 if name not in stored:
                     raise CheckpointError(f"{self.path}: has no tensor {name!r}{_nearest(name, stored)}")
             stored = {name: stored[name] for name in stored if name in names}
+        for pattern in (*(include or ()), *(exclude or ())):
+            if not any(fnmatchcase(name, pattern) for name in stored):
+                raise CheckpointError(f"{self.path}: has no tensor like {pattern!r}{_nearest(pattern, stored)}")
+        stored = {name: stored[name] for name in stored if is_chosen(name, include, exclude)}
         wanted = set(stored.values())
         read: dict[str, Tensor] = {}
         for file in (MODEL, FROZEN):
@@ -145,6 +162,7 @@ class Checkpoint:
         lost = sorted(wanted - read.keys())
         if lost:
             raise DamagedError(f"{self.path}: the tensor {lost[0]!r} is in no tensor file; use another checkpoint")
+        read = {source: placed(tensor, device, dtype) for source, tensor in read.items()}
         return {name: read[source] for name, source in stored.items()}
 
     def state(self) -> dict[str, Any]:

@@ -90,8 +90,7 @@ def _of_checkpoint(path: Path, which: str | int, weights: str) -> Weights:
 
 def model_tensors(checkpoint: Checkpoint, weights: str) -> Mapping[str, Tensor]:
     """The model's tensors in a checkpoint, `raw` or `averaged`. Raises CheckpointError if it has none of that kind."""
-    if weights not in ("raw", "averaged"):
-        raise CheckpointError(f"weights is {weights!r}; wanted 'raw' or 'averaged'")
+    check_kind(weights)
     if weights == "raw":
         return checkpoint.tensors()
     averaged = checkpoint.state().get("averaged")
@@ -99,6 +98,12 @@ def model_tensors(checkpoint: Checkpoint, weights: str) -> Mapping[str, Tensor]:
         raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use weights='raw'")
     tensors: Mapping[str, Tensor] = averaged["model"]
     return tensors
+
+
+def check_kind(weights: str) -> None:
+    """Raise CheckpointError unless it is `raw` or `averaged`."""
+    if weights not in ("raw", "averaged"):
+        raise CheckpointError(f"weights is {weights!r}; wanted 'raw' or 'averaged'")
 
 
 def _of_file(path: Path) -> Weights | None:

@@ -88,6 +88,12 @@ class TensorFile:
             yield memory_of(on_host(self._tensors[name]))
 
 
+def placed(tensor: Tensor, device: str | torch.device, dtype: torch.dtype | None) -> Tensor:
+    """A tensor on another device; as another dtype where both are of real numbers."""
+    real = dtype is not None and dtype.is_floating_point and tensor.is_floating_point()
+    return tensor.to(device=device, dtype=dtype if real else None)
+
+
 def memory_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the host, not copied; what is written into them changes the tensor."""
     # The view in between is for the dtypes that numpy lacks; a tensor without dimensions has no last one to view.

@@ -11,6 +11,7 @@ from runner.errors import CheckpointError
 from runner.trust import TrustMemory, check_targets
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -20,16 +21,21 @@ def load(
     *,
     weights: str = "raw",
     device: str = "cpu",
+    dtype: "torch.dtype | None" = None,
     trust: Sequence[str] = (),
 ) -> "nn.Module":
     """The model of a run or checkpoint, rebuilt from the config inside it, with its weights, in eval mode.
 
-    `which` is "latest", "best" or a step; `weights` is "raw" or "averaged" (with trainer.ema_decay); `trust` names
-    modules whose classes the config may name, beside those that this user has used before. Reads nothing but the
-    checkpoint; draws no random number that would show outside. Raises CheckpointError, TrustError.
+    `which` is "latest", "best" or a step; `weights` is "raw" or "averaged" (with trainer.ema_decay); with `dtype`
+    the real numbers in it are cast to that; `trust` names modules whose classes the config may name, beside those that
+    this user has used before. Reads nothing but the checkpoint; draws no random number that would show outside.
+    Raises CheckpointError, TrustError.
     """
-    if weights not in ("raw", "averaged"):
-        raise CheckpointError(f"weights is {weights!r}; wanted 'raw' or 'averaged'")
+    from runner.checkpoint.interop import check_kind, model_tensors
+
+    check_kind(weights)
+    if dtype is not None and not dtype.is_floating_point:
+        raise CheckpointError(f"dtype is {dtype}; wanted one of real numbers, such as torch.bfloat16")
     checkpoint = Checkpoint.open(path, which)
     # Nothing but this node is looked at from here on, so that no reference can bring in another.
     config = {"model": checkpoint.config["model"]}
@@ -39,12 +45,5 @@ def load(
 
     with untouched():
         model = build_model(resolved(config))
-    if weights == "raw":
-        tensors = checkpoint.tensors()
-    else:
-        averaged = checkpoint.state()["averaged"]
-        if averaged is None:
-            raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use weights='raw'")
-        tensors = averaged["model"]
-    load_weights(model, tensors)
-    return model.to(device_of(device)).eval()
+    load_weights(model, model_tensors(checkpoint, weights))
+    return model.to(device=device_of(device), dtype=dtype).eval()
