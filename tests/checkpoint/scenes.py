@@ -1,6 +1,7 @@
 """What is done to checkpoints, so that it can be disturbed at every call: where it begins and what may come of it."""
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import Any
 
 from faults import FileCalls, dies, keeping
 
+from runner.checkpoint.archive import pack, unpack
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.records import Saved
 
 MakeStore = Callable[..., CheckpointStore]
 Save = Callable[..., Saved]
 
-NAMES = ("first save", "save and retention", "setting aside", "cleaning")
+SAVING = ("first save", "save and retention")
+NAMES = (*SAVING, "setting aside", "cleaning", "packing as zip", "packing as pt", "unpacking")
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,24 @@ class Scene:
     """How many file calls it takes, at least."""
     told: int
     """Of how many of them a failure is an error, at least."""
+    made: str | None
+    """What is made beside the directory, if anything is: whole, or not at all."""
     directory: Path
     """Copies of the directory are made beside this one."""
+
+    def made_in(self, directory: Path) -> Path | None:
+        """Where what was made is, if it is there. Nothing else is, once somebody has made it again."""
+        if self.made is None:
+            return None
+        made = directory.parent / self.made
+        there = made.exists()
+        if there:
+            assert Checkpoint.open(made).verify() == []
+            assert len(list(made.iterdir())) == 8 if made.is_dir() else zipfile.ZipFile(made).testzip() is None
+            made.rename(f"{made}-was")
+        self.act(directory)
+        assert not list(directory.parent.glob(".*"))
+        return made if there else None
 
     def begun(self, name: object) -> Path:
         """A copy, of that name, of the directory in which the scene begins."""
@@ -39,9 +59,7 @@ class Scene:
             with FileCalls().quick():
                 self.begin(original)
         copy = self.directory / f"copy {name}" / "checkpoints"
-        copy.parent.mkdir()
-        if original.exists():
-            shutil.copytree(original, copy)
+        shutil.copytree(original.parent, copy.parent)
         return copy
 
 
@@ -72,10 +90,23 @@ def scene_of(name: str, directory: Path, make_store: MakeStore, save: Save) -> S
         hidden = next(place.glob(".tmp-*"))
         shutil.copytree(other.directory / "step-000000001", f"{hidden}-2")
 
-    begins, act, newest, calls, told = {
-        "first save": (lambda place: None, save_next, {None, 3}, 30, 25),
-        "save and retention": (begin, save_next, {2, 3}, 40, 25),
-        "setting aside": (begin_with_three, set_aside, {2, 3}, 6, 5),
-        "cleaning": (leave_leftovers, make_store, {2}, 10, 0),
+    def pack_as(name: str) -> Callable[[Path], int]:
+        return lambda place: pack(Checkpoint.open(place), place.parent / name)
+
+    def begin_packed(place: Path) -> None:
+        begin(place)
+        pack_as("packed.zip")(place)
+
+    def unpack_it(place: Path) -> object:
+        return unpack(place.parent / "packed.zip", place.parent / "unpacked")
+
+    begins, act, newest, calls, told, made = {
+        "first save": (lambda place: None, save_next, {None, 3}, 30, 25, None),
+        "save and retention": (begin, save_next, {2, 3}, 40, 25, None),
+        "setting aside": (begin_with_three, set_aside, {2, 3}, 6, 5, None),
+        "cleaning": (leave_leftovers, make_store, {2}, 10, 0, None),
+        "packing as zip": (begin, pack_as("x.zip"), {2}, 25, 20, "x.zip"),
+        "packing as pt": (begin, pack_as("x.pt"), {2}, 25, 20, "x.pt"),
+        "unpacking": (begin_packed, unpack_it, {2}, 25, 20, "unpacked"),
     }[name]
-    return Scene(begins, act, newest, calls, told, directory)
+    return Scene(begins, act, newest, calls, told, made, directory)

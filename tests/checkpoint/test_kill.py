@@ -63,15 +63,17 @@ def test_a_process_that_leaves_at_any_file_call_leaves_the_old_or_the_new_checkp
     after: bool, scene: Scene, check: Check
 ) -> None:
     number, died = -1, True
-    seen = set()
+    seen, made = set(), set()
     while died:
         number += 1
         directory = scene.begun(number)
         died = dies(lambda directory=directory: scene.act(directory), number, after)
         with FileCalls().quick():
             seen.add(check(scene, directory))
+            made.add(scene.made_in(directory) is not None)
     assert number >= scene.calls
     assert seen == scene.newest
+    assert made == ({False, True} if scene.made else {False})
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_checkpoint(
     assert strace.run(lambda: scene.act(directory)) == 0
     # strace counts each kind of call, in each thread.
     kinds = sorted({name for name, line in strace.calls() if str(directory.parent) in line})
-    seen, kills = {check(scene, directory)}, 0
+    seen, made, kills = {check(scene, directory)}, {scene.made_in(directory) is not None}, 0
     for kind in kinds:
         number, code = 0, -signal.SIGKILL
         while code != 0:
@@ -121,6 +123,8 @@ def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_checkpoint(
             assert code in (0, -signal.SIGKILL)
             with FileCalls().quick():
                 seen.add(check(scene, directory))
+                made.add(scene.made_in(directory) is not None)
         kills += number - 1
     assert kills >= scene.calls // 2
     assert seen == scene.newest
+    assert made == ({False, True} if scene.made else {False})

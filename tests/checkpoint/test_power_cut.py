@@ -11,6 +11,7 @@ from faults import keeping
 from recorded_calls import Mark, Recording
 from simulated_disk import LOSSES, Loss, in_order, lay_out, mixed, on_disk
 
+from runner.checkpoint.archive import pack, unpack
 from runner.checkpoint.commit import hidden_name
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
@@ -159,3 +160,28 @@ def test_power_that_fails_while_leftovers_are_cleaned_brings_nothing_back_in_par
         os.rename(paths[0], store.directory / hidden_name("run-1", paths[0].name))  # noqa: PTH104
         make_store(store.directory)
     assert claimed(Cuts(recording, {2}, losses(mixes))) > 4
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.pt", "unpacked"])
+def test_power_that_fails_while_a_checkpoint_is_packed_or_unpacked_leaves_all_of_it_or_nothing(
+    name: str, tmp_path: Path, make_store: MakeStore, save: Save, is_whole: Callable[[Checkpoint], bool], mixes: int
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoint = Checkpoint.open(save(make_store(run / "checkpoints"), 1).path)
+    pack(checkpoint, run / "packed.zip")
+    recording = Recording(run)
+    with recording.running(LONGEST_WRITE):
+        if name == "unpacked":
+            unpack(run / "packed.zip", run / name)
+        else:
+            pack(checkpoint, run / name)
+        recording.mark("1")
+    made = set()
+    for number, (cut, tree, done) in enumerate(Cuts(recording, {None}, losses(mixes))):
+        lay_out(tree, tmp_path / f"cut-{number}")
+        target = tmp_path / f"cut-{number}" / name
+        made.add(target.exists())
+        assert target.exists() or done == {None}, cut
+        assert not target.exists() or is_whole(Checkpoint.open(target)), cut
+    assert made == {False, True}
