@@ -96,22 +96,23 @@ def killed_at(launch, directory: Path, kind: str, step: int, number: int, more: 
 
 # An epoch has 10 batches, so 4 steps, the last of one batch only. Saved are steps 3, 4, 6, 8, 9 and 12.
 @pytest.mark.parametrize(
-    ("kind", "step", "workers"),
+    ("kind", "step", "workers", "asynchronous"),
     [
-        ("step", 2, 0),  # Before anything was saved: the run begins anew, in its own directory.
-        ("step", 7, 0),  # In the middle of an epoch.
-        ("step", 7, 2),
-        ("step", 8, 0),  # The last batch of an epoch, before it is evaluated.
-        ("evaluation", 8, 2),  # Evaluated, not yet saved.
-        ("saved", 8, 0),  # Between two epochs.
-        ("fsync", 8, 0),  # In the middle of a save.
-        ("fsync", 13, 2),
+        ("step", 2, 0, True),  # Before anything was saved: the run begins anew, in its own directory.
+        ("step", 7, 0, True),  # In the middle of an epoch, and perhaps of a save in the background.
+        ("step", 7, 2, False),
+        ("step", 8, 0, True),  # The last batch of an epoch, before it is evaluated.
+        ("evaluation", 8, 2, True),  # Evaluated, not yet saved.
+        ("saved", 8, 0, False),  # Between two epochs.
+        ("fsync", 8, 0, True),  # In the middle of a save.
+        ("fsync", 13, 2, False),
     ],
 )
 def test_killed_and_resumed_run_ends_in_the_bytes_of_the_uninterrupted_one(
-    launch, tmp_path: Path, uninterrupted: Path, kind: str, step: int, workers: int
+    launch, tmp_path: Path, uninterrupted: Path, kind: str, step: int, workers: int, asynchronous: bool
 ) -> None:
-    done = killed_at(launch, tmp_path, kind, step, signal.SIGKILL, [f"runtime.workers={workers}"])
+    more = [f"runtime.workers={workers}", f"checkpoint.asynchronous={str(asynchronous).lower()}"]
+    done = killed_at(launch, tmp_path, kind, step, signal.SIGKILL, more)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     # The other number of workers, because it must not matter.
     succeeded(launch(["+resume=latest", f"runtime.workers={2 - workers}"], tmp_path))
@@ -153,7 +154,7 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_with_its_code(
 def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_is_used(
     launch, tmp_path: Path, uninterrupted: Path
 ) -> None:
-    done = killed_at(launch, tmp_path, "step", 7, signal.SIGKILL)
+    done = killed_at(launch, tmp_path, "step", 7, signal.SIGKILL, ["checkpoint.asynchronous=false"])
     assert done.returncode == -signal.SIGKILL
     run = only_run(tmp_path)
     damaged = run / "checkpoints" / "step-000000006" / "model.safetensors"

@@ -134,7 +134,7 @@ class Net(torch.nn.Module):
 
 class Killer:
     def observe(self, record):
-        if type(record).__name__ == "Step" and record.progress.step == 7 and not os.path.exists("killed"):
+        if type(record).__name__ == "Saved" and record.progress.step == 5 and not os.path.exists("killed"):
             open("killed", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
