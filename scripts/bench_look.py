@@ -30,7 +30,7 @@ def look(rounds: int, directory: Path) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=directory) as name:
         place = Path(name)
         run, many = _run_in(place), place / "many"
-        _multiply(next((run / "checkpoints").iterdir()), many / "checkpoints")
+        _multiply(next((run / "checkpoints").glob("step-*")), many / "checkpoints")
         runs = [*_runs_command(), "show", str(run)]
         work = {
             OPEN: lambda: _told([sys.executable, "-c", _OPENING, str(run)], place),
@@ -63,12 +63,11 @@ def _run_in(place: Path) -> Path:
 
 def _multiply(checkpoint: Path, directory: Path) -> None:
     """Ten thousand of a checkpoint of 1 GB, as a listing sees them: their manifests."""
-    from runner.checkpoint.files import CHUNK_BYTES, FileRecord, digest_of_chunks
+    from runner.checkpoint.files import CHUNK_BYTES, FileRecord
     from runner.checkpoint.manifest import MANIFEST_NAME, read_manifest, to_bytes
 
     def grown(size: int) -> FileRecord:
-        chunks = (CHUNK_DIGEST,) * (size // CHUNK_BYTES)
-        return FileRecord(size, digest_of_chunks(chunks), CHUNK_BYTES, chunks)
+        return FileRecord.of(size, [CHUNK_DIGEST] * (size // CHUNK_BYTES))
 
     small = read_manifest(checkpoint)
     big = {"model.safetensors": grown(86 * CHUNK_BYTES), "optimizer.safetensors": grown(170 * CHUNK_BYTES)}
