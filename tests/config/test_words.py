@@ -105,6 +105,7 @@ def test_a_word_about_a_resume_without_one_is_refused(word: str) -> None:
         ("++init_from=a=b.pt", '++init_from="a=b.pt"'),
         ("init_from=a.pt", "init_from=a.pt"),
         ("init_from=a.pt,b.pt", "init_from=a.pt,b.pt"),
+        ("init_from=a.pt,RUN@step=3", 'init_from=a.pt,"RUN@step=3"'),
         ('init_from="a=b"', 'init_from="a=b"'),
         ("init_from='a=b'", "init_from='a=b'"),
         ("model.init_from=a=b", "model.init_from=a=b"),

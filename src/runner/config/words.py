@@ -58,8 +58,11 @@ def read_line(argv: Sequence[str]) -> tuple[Words, list[str], list[str]]:
 def _quoted(argument: str) -> str:
     """`init_from=RUN@step=3` as an override that Hydra can read: a bare value cannot hold a `=`."""
     name, _, value = argument.partition("=")
-    plain = "=" in value and not value.startswith(("'", '"', "[", "{", "$")) and not {'"', "\\"} & set(value)
-    return f'{name}="{value}"' if name.lstrip("+") == "init_from" and plain else argument
+    if name.lstrip("+") != "init_from" or "=" not in value or not set("'\"[]{}$\\").isdisjoint(value):
+        return argument
+    # Of a sweep, each value on its own.
+    quoted = (f'"{part}"' if "=" in part else part for part in value.split(","))
+    return f"{name}={','.join(quoted)}"
 
 
 def split_words(argv: Sequence[str]) -> tuple[Words, list[str]]:
