@@ -97,7 +97,7 @@ class SaveStats:
     cost: float
     """What it took from the training at most: the stall, and the processor time of the thread that wrote."""
     share: float = 0.0
-    """Of the attempt's time so far, the part for which saves have let the training stand still."""
+    """Of the time since the training began, the part for which saves have let it stand still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,7 @@ def test_an_improvement_is_measured_by_what_is_saved(
 
 def test_the_account_adds_up(watched: Callable[..., Watched]) -> None:
     one = watched()
+    one.time += 50
     for step in (1, 2, 3):
         one.save(step)
     one.saver.finish()
@@ -239,6 +240,6 @@ def test_the_account_adds_up(watched: Callable[..., Watched]) -> None:
     assert account.stall == sum(record.stats.stall for record in saved)
     assert account.slowest == max(record.stats.seconds for record in saved)
     spending = one.saver.spending
-    assert (spending.spent, spending.last, spending.elapsed) == (account.cost, saved[-1].stats.cost, 100.0)
+    assert (spending.spent, spending.last, spending.elapsed) == (account.cost, saved[-1].stats.cost, 50.0)
     assert [record.stats.share for record in saved] == sorted(record.stats.share for record in saved)
-    assert saved[-1].stats.share == account.stall / 100.0
+    assert saved[-1].stats.share == account.stall / 50.0

@@ -106,7 +106,8 @@ def clean(directory: Path, *, owner: str) -> None:
     What somebody tagged before it was hidden, and its remover died before he saw that, gets its name back.
     """
     prefix = hidden_name(owner, "")
-    with suppress(FileNotFoundError):
+    # What is wrong with the place itself, whoever lists it says.
+    with suppress(FileNotFoundError, NotADirectoryError):
         leftovers = [path for path in sorted(directory.iterdir()) if path.name.startswith(prefix)]
         try:
             if leftovers:

@@ -79,8 +79,8 @@ class CheckpointStore:
         self._arena: Arena | None = None
         self._writer = Writer()
         self._saving: Saving | None = None
-        self._read_directory()
         clean(directory, owner=run)
+        self._read_directory()
         self._generations_aside = generations_aside(directory)
 
     @property

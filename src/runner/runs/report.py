@@ -179,18 +179,17 @@ def end(
         say(console, f"checkpoints  {short(directory / 'checkpoints')}")
         say(console, f"newest       {newest.path.name}")
     if account.count or account.failed:
-        say(console, f"saving       {_account(account, seconds)}")
+        say(console, f"saving       {_account(account)}")
     say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
 
 
-def _account(account: "Account", seconds: float) -> str:
-    """What the saves of an attempt that took so many seconds have cost."""
+def _account(account: "Account") -> str:
+    """What the saves of an attempt have cost."""
     saves = "1 save" if account.count == 1 else f"{account.count:,} saves"
-    share = account.stall / seconds if seconds > 0 else 0.0
     parts = [
         f"{saves}, {size(account.written)}",
-        f"training stood still for {account.stall:.3f} s ({share:.1%})",
+        f"training stood still for {account.stall:.3f} s ({account.share:.1%})",
         f"durable after {account.slowest:.2f} s at most",
     ]
     if account.failed:

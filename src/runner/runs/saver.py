@@ -33,6 +33,8 @@ class Account:
     last_cost: float | None = None
     slowest: float = 0.0
     """The longest that it took until a checkpoint was durable."""
+    share: float = 0.0
+    """Of the time since the training began, the part for which it stood still."""
 
     def add(self, stats: SaveStats) -> None:
         self.count += 1
@@ -71,7 +73,7 @@ class Saver:
         self.documents, self.facts, self.before, self.observe = documents, facts, before, observe
         self.began, self.seconds_before, self.clock = began, seconds_before, clock
         self.account = Account()
-        self._saved_at = clock()
+        self._training_since = self._saved_at = clock()
         self._prepared = self._postponing = False
         self._saving: Saving | None = None
         self._metrics: Mapping[str, float] = {}
@@ -87,7 +89,7 @@ class Saver:
     @property
     def spending(self) -> Spending:
         """What saving has cost so far."""
-        return Spending(self.account.cost, self.account.last_cost, self.clock() - self.began)
+        return Spending(self.account.cost, self.account.last_cost, self.clock() - self._training_since)
 
     @property
     def seconds_since_saved(self) -> float:
@@ -160,10 +162,11 @@ class Saver:
         self._failure = None
         self.saved, self._saved_at = saved.progress, self.clock()
         cost = self._stall if not self.settings.asynchronous else self._stall + saved.stats.cost - saved.stats.stall
-        elapsed = self.clock() - self.began
+        elapsed = self.clock() - self._training_since
         self.account.add(replace(saved.stats, stall=self._stall, cost=cost))
-        share = self.account.stall / elapsed if elapsed > 0 else 0.0
-        self.observe(replace(saved, stats=replace(saved.stats, stall=self._stall, cost=cost, share=share)))
+        self.account.share = self.account.stall / elapsed if elapsed > 0 else 0.0
+        stats = replace(saved.stats, stall=self._stall, cost=cost, share=self.account.share)
+        self.observe(replace(saved, stats=stats))
 
     def finish(self) -> None:
         """Wait until nothing is under way. Raises what the last save failed with: the end must be saved."""
