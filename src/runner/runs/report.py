@@ -187,16 +187,10 @@ def end(
 def _account(account: "Account") -> str:
     """What the saves of an attempt have cost."""
     saves = "1 save" if account.count == 1 else f"{account.count:,} saves"
-    parts = [
-        f"{saves}, {size(account.written)}",
-        f"training stood still for {account.stall:.3f} s ({account.share:.1%})",
-        f"durable after {account.slowest:.2f} s at most",
-    ]
-    if account.failed:
-        parts.append(f"{account.failed} failed")
-    if account.postponed:
-        parts.append(f"{account.postponed} postponed")
-    return ", ".join(parts)
+    waited = f"training waited {account.stall:.3f} s ({account.share:.1%}), durable in {account.slowest:.2f} s"
+    failed = f", {account.failed} failed" if account.failed else ""
+    postponed = f", {account.postponed} put off" if account.postponed else ""
+    return f"{saves}, {size(account.written)}{failed}{postponed}; {waited}"
 
 
 def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:
