@@ -103,6 +103,29 @@ def test_the_rule_that_renames_is_suggested_and_works(short, weights) -> None:
     assert same(begun(short, "init_from=a.ckpt", 'init.rename={model.:""}'), weights)
 
 
+def test_where_nothing_fits_the_launch_is_refused_strict_or_not(short) -> None:
+    torch.save({"x": torch.ones(2), "y": torch.ones(3)}, "a.pt")
+    head, missing, unexpected = refused(short, "init_from=a.pt", "init.strict=false")
+    assert head.endswith("a.pt: none of its 2 tensors fits MLP")
+    assert missing.startswith("missing in the file: layers.") and unexpected == "not in the model: x, y"
+
+
+def test_what_the_model_itself_refuses_is_told(short, tmp_path: Path) -> None:
+    (tmp_path / "picky_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.flatten(1))\n"
+        "    def _load_from_state_dict(self, state_dict, prefix, meta, strict, missing, unexpected, errors):\n"
+        "        errors.append('made by another version')\n"
+    )
+    torch.save(torch.nn.Linear(64, 10).state_dict(), "a.pt")
+    (problem,) = refused(short, "init_from=a.pt", "model._target_=picky_net.Net")
+    assert "Net refuses the weights: Error(s) in loading state_dict for Net: made by another version" in problem
+
+
 def test_mistakes_in_how_it_is_asked_are_told_at_once(short, weights) -> None:
     save_file(weights, "a.safetensors")
     Path("b.pt").write_text("no weights")

@@ -51,6 +51,7 @@ examples
   runner experiment=digits_cnn debug=fast        another one, a few steps only
   runner -m optimizer.lr=1e-2,1e-3 seed=0,1      four runs
   runner +resume=latest trainer.max_epochs=40    longer
+  runner init_from=RUN@best optimizer.lr=1e-4    a new run that begins with the weights of another, or of any file
 
 configs     {directories}
 see also    runs --help: list, show, check and remove what has been run; README.md

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from runner.checkpoint.interop import Weights, read_weights
@@ -34,10 +35,11 @@ def initialize(state: TrainState, initial: Initial) -> list[str]:
             {name: weights.tensors[source] for name, source in matching.loaded.items()}, strict=False
         )
     except RuntimeError as error:
-        raise ConfigError(f"{where}: {type(state.model).__name__} refuses the weights: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{where}: {type(state.model).__name__} refuses the weights: {reason}") from error
     if state.averaged is not None:
         state.averaged.module.load_state_dict(state.model.state_dict())
-    return [_summary(weights, matching), *_differences(matching), *weights.notes]
+    return [_summary(weights, matching, state.device), *_differences(matching), *weights.notes]
 
 
 def specs_of(tensors: Mapping[str, object]) -> dict[str, Spec]:
@@ -99,10 +101,12 @@ def _one_part(names: Sequence[str]) -> str | None:
     return parts.pop() or None if len(parts) == 1 else None
 
 
-def _summary(weights: Weights, matching: Matching) -> str:
+def _summary(weights: Weights, matching: Matching, device: torch.device) -> str:
     total = len(matching.loaded) + len(matching.missing) + len(matching.mismatched)
     held = size(sum(weights.tensors[source].nbytes for source in matching.loaded.values()))
     line = f"begins with {len(matching.loaded)} of {total} tensors ({held}) out of {weights.what}"
+    if device.type != "cpu":
+        line += f", onto {device}"
     casts = sorted({f"{there} to {here}" for there, here in matching.cast.values()})
     return line + (f"; {len(matching.cast)} of them cast from {', '.join(casts)}" if casts else "")
 
