@@ -1,6 +1,6 @@
 """A trained model, rebuilt from a checkpoint's own config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,18 @@ def load(
         raise CheckpointError(f"dtype is {dtype}; wanted one of real numbers, such as torch.bfloat16")
     checkpoint = Checkpoint.open(path, which)
     # Nothing but this node is looked at from here on, so that no reference can bring in another.
-    config = {"model": checkpoint.config["model"]}
-    check_targets(config, trusted=trust, memory=TrustMemory(), where=str(checkpoint.path))
+    saved = {"model": checkpoint.config.get("model")}
+    where, memory = str(checkpoint.path), TrustMemory()
+    check_targets(saved, trusted=trust, memory=memory, where=where)
+    config = resolved(saved)
+    # What is built is this one, with what came from the environment.
+    check_targets(config, trusted=trust, memory=memory, where=where)
+    if not isinstance(config["model"], Mapping) or "_target_" not in config["model"]:
+        raise CheckpointError(f"{where}: model: its config has {config['model']!r:.80}, wanted a node with a _target_")
     from runner.training.generators import untouched
     from runner.training.state import load_weights
 
     with untouched():
-        model = build_model(resolved(config))
+        model = build_model(config)
     load_weights(model, model_tensors(checkpoint, weights))
     return model.to(device=device_of(device), dtype=dtype).eval()
