@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from runner.checkpoint.archive import pack
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore
 from runner.config.finding import find
@@ -113,7 +115,7 @@ def test_what_is_no_run_is_refused_with_what_is_there(make_run: MakeRun, tmp_pat
     (tmp_path / "file").write_text("")
     assert refusal(f"{tmp_path}/nope", tmp_path).startswith(f"{tmp_path}/nope: not a run (nothing is there)")
     assert refusal(f"{tmp_path}/empty", tmp_path).startswith(f"{tmp_path}/empty: not a run (an empty directory)")
-    assert refusal(f"{tmp_path}/file", tmp_path).startswith(f"{tmp_path}/file: not a run (a file is there)")
+    assert refusal(f"{tmp_path}/file", tmp_path).startswith(f"{tmp_path}/file: is a file, and no packed checkpoint")
     assert refusal("latest", tmp_path) == f"{tmp_path}: no run that has begun training; type +resume=RUN_DIRECTORY"
     assert refusal("auto", tmp_path).startswith("+resume=auto: not known yet; type +resume=latest")
     assert refusal("a,b", tmp_path) == "+resume=a,b: one run can be resumed at a time"
@@ -132,10 +134,36 @@ def test_a_checkpoint_that_cannot_be_had_is_refused(make_run: MakeRun, tmp_path:
     lonely = tmp_path / "elsewhere" / "step-000000002"
     lonely.parent.mkdir()
     newest.rename(lonely)
-    assert refusal(str(lonely), tmp_path).startswith(f"{lonely}: a checkpoint outside of a run")
+    assert refusal(f"{lonely}@good", tmp_path).startswith(
+        f"{lonely}: is one checkpoint already; name the run to choose"
+    )
     damage(run, 1)
     assert refusal(f"{run.path}@step=1", tmp_path).endswith("step-000000001: damaged; choose another one")
     assert refusal(str(run.path), tmp_path).endswith(f"{run.path}: no checkpoint in it is whole; start anew")
+
+
+def test_a_checkpoint_outside_of_its_run_is_found_without_one(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run", {1: 0.5, 2: 0.9})
+    packed = tmp_path / "run" / "x.zip"
+    pack(Checkpoint.open(run.path), packed)
+    lonely = tmp_path / "elsewhere"
+    (run.checkpoints / "step-000000002").rename(lonely)
+    for place in (packed, lonely):
+        found = find(str(place))
+        assert found.run is None and found.checkpoint is not None and found.checkpoint.step == 2
+        assert found.notes == (f"{place}: a checkpoint outside of its run; a new run begins from it",)
+    data = bytearray(packed.read_bytes())
+    data[data.index((lonely / "model.safetensors").read_bytes()) + 4096] ^= 1
+    packed.write_bytes(data)
+    assert refusal(str(packed), tmp_path).endswith("x.zip: damaged; choose another one")
+
+
+def test_a_checkpoint_is_chosen_by_its_tag(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run", {1: 0.5, 2: 0.9})
+    (run.checkpoints / "step-000000001" / "tag.paper").touch()
+    found = find(f"{run.path}@paper")
+    assert found.run == run and found.checkpoint is not None and found.checkpoint.step == 1
+    assert "no checkpoint is called 'papre'; wanted 'latest', " in refusal(f"{run.path}@papre", tmp_path)
 
 
 def test_a_run_that_never_saved_begins_anew(make_run: MakeRun) -> None:

@@ -74,19 +74,23 @@ def unpack(file: Path, target: Path) -> Checkpoint:
     if not file.is_file():
         what = "is a directory" if file.is_dir() else "is not there"
         raise CheckpointError(f"{file}: {what}; give a file that `runs pack` wrote")
-    packed = Checkpoint.open(file)
-    text = _manifest_text(packed)
+    return copy(Checkpoint.open(file), target)
+
+
+def copy(checkpoint: Checkpoint, target: Path) -> Checkpoint:
+    """Copy a checkpoint, packed or not, into a directory that is new or empty, as `unpack` does."""
+    text = _manifest_text(checkpoint)
     # An empty directory is no loss, and renaming replaces no other.
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: stands there already, and nothing is overwritten; choose another name")
-    with reported(target, packed.manifest.size), new_directory(target) as hidden:
-        for name, record in packed.manifest.files.items():
-            with packed.place.opened(name, record) as member:
+    with reported(target, checkpoint.manifest.size), new_directory(target) as hidden:
+        for name, record in checkpoint.manifest.files.items():
+            with checkpoint.place.opened(name, record) as member:
                 write_file(hidden / name, _Verified(member))
-        for tag in packed.tags:
+        for tag in checkpoint.tags:
             write_file(hidden / f"{tags.PREFIX}{tag}", InMemory(b""))
         write_file(hidden / MANIFEST_NAME, InMemory(text))
-    return Checkpoint(target, packed.manifest)
+    return Checkpoint(target, checkpoint.manifest)
 
 
 class _Archive:

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints
+from runner.checkpoint.listing import list_checkpoints, split_choice
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, find_runs, latest_run
 
 OUTPUTS = Path("outputs")
-_CHOICE = re.compile(r"(?P<path>.*)@(?P<which>best|latest|step=(?P<step>\d+))", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run to go on with."""
+    """What to go on with: a run, or a checkpoint alone."""
 
-    run: RunDir
+    run: RunDir | None
+    """None for a checkpoint outside of a run, such as a packed one: a new run begins from it."""
     checkpoint: Checkpoint | None
     """Verified. None if the run was stopped before it had saved any: then it begins anew."""
     notes: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ def find(text: str, *, outputs: Path = OUTPUTS) -> Found:
 
 
 def _find(text: str, outputs: Path) -> Found:
-    path, which = _split(text)
+    path, which = split_choice(text)
     if path in ("latest", "auto") and not Path(path).exists():
         if path == "auto":
             raise ResumeError("+resume=auto: not known yet; type +resume=latest, or name a run directory")
@@ -55,21 +55,13 @@ def _find(text: str, outputs: Path) -> Found:
         return _in_run(RunDir.open(place), which)
     if place.name == "checkpoints" and (place.parent / "run.json").exists():
         return _in_run(RunDir.open(place.parent), which)
-    if (place / "manifest.json").exists():
+    if place.is_file() or (place / "manifest.json").exists():
         return _at_checkpoint(place, which)
     jobs = find_runs(place) if place.is_dir() else []
     if jobs:
         names = ", ".join(str(run.path.relative_to(place)) for run in jobs[:6]) + (", ..." if len(jobs) > 6 else "")
         raise ResumeError(f"{place}: no run itself, but there are runs in it ({names}); name one of them")
     return _in_run(RunDir.open(place), which)
-
-
-def _split(text: str) -> tuple[str, str | int]:
-    """The path, and `latest`, `best` or a step. A path that really ends in such words wins."""
-    match = _CHOICE.fullmatch(text)
-    if match is None or Path(text).exists():
-        return text, "latest"
-    return match["path"], match["which"] if match["step"] is None else int(match["step"])
 
 
 def _in_run(run: RunDir, which: str | int) -> Found:
@@ -90,11 +82,12 @@ def _in_run(run: RunDir, which: str | int) -> Found:
 def _at_checkpoint(place: Path, which: str | int) -> Found:
     if which != "latest":
         raise ResumeError(f"{place}: is one checkpoint already; name the run to choose {which!r} among its checkpoints")
-    checkpoint = Checkpoint.open(place)
-    for parent in place.parents:
-        if (parent / "run.json").exists():
-            return Found(RunDir.open(parent), _verified(checkpoint))
-    raise ResumeError(f"{place}: a checkpoint outside of a run; put it back into its run, or use it by runner.load")
+    checkpoint = _verified(Checkpoint.open(place))
+    if place.is_dir():
+        for parent in place.parents:
+            if (parent / "run.json").exists():
+                return Found(RunDir.open(parent), checkpoint)
+    return Found(None, checkpoint, (f"{place}: a checkpoint outside of its run; a new run begins from it",))
 
 
 def _verified(checkpoint: Checkpoint) -> Checkpoint:

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from runner.config.fitting import fitted
 from runner.config.identity import identity
 from runner.config.initial import not_there
 from runner.config.replay import as_text
-from runner.config.resume import Resumption, prepare_resume, resumed
+from runner.config.resume import Resumption, compose_again, prepare_resume, resumed
 from runner.config.secrets import redact
 from runner.config.sources import Sources
 from runner.config.sweep import check_sweep
@@ -56,12 +56,19 @@ def prepare(argv: Sequence[str], *, memory: TrustMemory | None = None) -> Prepar
     sources = Sources.of_flags(flags)
     if words.resume is not None:
         replay = prepare_resume(words, overrides, sources=sources, memory=memory)
-        again = replay.composition
-        config, notes = fitted(again)
-        settings = check(config, known_problems=again.problems)
+        config, notes = fitted(replay.composition)
+        settings = check(config, known_problems=replay.composition.problems)
         resumption = resumed(replay, config, words)
+        run = replay.found.run
+        if run is None:
+            # Claimed last, when nothing can be refused any more; what is interpolated from it has to say this one.
+            run = _run_in(_claimed(replay.composition), config, settings)
+            replay = compose_again(replace(replay.found, run=run), replay.saved, overrides, sources=sources)
+            config, _ = fitted(replay.composition)
+            resumption = resumed(replay, config, words)
+        again = replay.composition
         told = (*replay.notes, *notes)
-        return Prepared(config, settings, replay.found.run, words, resumption, told, again.node, again.loader)
+        return Prepared(config, settings, run, words, resumption, told, again.node, again.loader)
     composition = compose(overrides, sources=sources, draw_seed=draw_seed)
     if composition.node.hydra.mode == RunMode.MULTIRUN:
         raise ConfigError("hydra.mode is MULTIRUN in the config; type -m to sweep")

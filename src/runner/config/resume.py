@@ -32,7 +32,6 @@ from runner.config.sources import Sources, config_loader
 from runner.config.targets import GROUP_LEVEL, target_nodes
 from runner.config.words import Words
 from runner.errors import CheckpointError, ConfigError, ResumeError, TrustError
-from runner.rundir import RunDir
 from runner.trust import check_targets
 from runner.trust_memory import TrustMemory
 
@@ -46,7 +45,6 @@ _PRIMARY = "runner_saved_config"
 class Resumption:
     """A checkpoint to go on from, and how the run will differ from what it was."""
 
-    run: RunDir
     checkpoint: Checkpoint
     argv: tuple[str, ...]
     """The launch as Hydra got it."""
@@ -94,10 +92,12 @@ def _saved(found: Found) -> tuple[SavedConfig, Path]:
             return saved_config(
                 found.checkpoint.document(COMPOSED), found.checkpoint.document(BUILT_FILE), where=where
             ), where
+        assert found.run is not None
         where = found.run.hydra
         return saved_config((where / COMPOSED).read_bytes(), (where / BUILT_FILE).read_bytes(), where=where), where
     except (CheckpointError, OSError) as error:
-        raise ResumeError(f"{found.run.path}: its saved config cannot be read ({error})") from error
+        place = where if found.run is None else found.run.path
+        raise ResumeError(f"{place}: its saved config cannot be read ({error})") from error
 
 
 def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *, sources: Sources) -> Replay:
@@ -145,8 +145,9 @@ class _Launch:
     typed: tuple[Override, ...]
 
     @property
-    def directory(self) -> str:
-        return f"hydra.run.dir={as_text(str(self.found.run.path))}"
+    def directory(self) -> list[str]:
+        """The run's own; none for a run that is still to begin."""
+        return [] if self.found.run is None else [f"hydra.run.dir={as_text(str(self.found.run.path))}"]
 
     def draw(self) -> int:
         """A seed that was drawn stays what it was."""
@@ -164,13 +165,13 @@ class _Launch:
     def on_conf(self, base: Composition, both: Combined) -> _Rewritten | None:
         """All overrides on today's conf/, pinned to what it was; None if that cannot be done."""
         hydra = _texts(one for one in self.typed if one.is_hydra_override())
-        argv = [*hydra, *both.overrides, self.directory]
+        argv = [*hydra, *both.overrides, *self.directory]
         composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
         held = _pins(self.saved, base, composition, both.switched)
         if not held or not composition.whole:
             return _Rewritten(composition, tuple(argv))
         # After the saved overrides, so that they win over them; what this launch changes is not pinned.
-        argv = [*hydra, *both.overrides, *(pin.override for pin in held), self.directory]
+        argv = [*hydra, *both.overrides, *(pin.override for pin in held), *self.directory]
         composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
         return _Rewritten(composition, tuple(argv), held) if composition.whole else None
 
@@ -190,7 +191,7 @@ class _Launch:
                 argv.append(f"+{text}")
             else:
                 argv.append(text)
-        argv.append(self.directory)
+        argv += self.directory
         quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
         ConfigStore.instance().store(_PRIMARY, {"defaults": ["_self_", *quiet], **primary})
         sources = replace(self.sources, config_name=_PRIMARY)
@@ -281,9 +282,7 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
         raise ResumeError(
             "\n".join([*lines, "the saved state may not fit another model; type +allow=[model] to go on all the same"])
         )
-    return Resumption(
-        replay.found.run, replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found)
-    )
+    return Resumption(replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found))
 
 
 def _check_beginning(replay: Replay, config: Config, found: Sequence[Difference]) -> None:

@@ -11,10 +11,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.checkpoint.archive import copy
+from runner.checkpoint.durable import make_directory
+from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints
 from runner.config.check import Settings
@@ -122,9 +125,16 @@ def execute(
         for note in notes:
             report.tell(console, note)
         if resumption is not None and (done := already_finished(run, settings, resumption)):
+            if not run.attempts():
+                raise ConfigError(
+                    f"{resumption.checkpoint.path}: its run has finished ({done.reason}), and nothing is left to begin "
+                    f"a new one with; raise the limit, e.g. trainer.max_epochs={resumption.checkpoint.epoch + 10}"
+                )
             report.nothing_to_do(console, done, directory=run.path, step=resumption.checkpoint.step)
             best = resumption.checkpoint.state()["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
+        if resumption is not None:
+            resumption = _in_its_run(resumption, run)
         versions = software()
         try:
             number = run.begin_attempt({**_facts(config, settings, resumption), **versions})
@@ -147,6 +157,17 @@ def execute(
             raise
         _note_end(run, number, stop.outcome, stop.reason, attempt.progress)
         return Outcome(stop, attempt.best, attempt.model)
+
+
+def _in_its_run(resumption: Resumption, run: RunDir) -> Resumption:
+    """A checkpoint from outside of a run, copied into the run that begins from it: that can be gone on with at once."""
+    checkpoint = resumption.checkpoint
+    if checkpoint.path.is_relative_to(run.path):
+        return resumption
+    own = run.checkpoints / f"step-{checkpoint.step:09d}"
+    with reported(own, checkpoint.manifest.size):
+        make_directory(run.checkpoints)
+    return replace(resumption, checkpoint=copy(checkpoint, own))
 
 
 def already_finished(run: RunDir, settings: Settings, resumption: Resumption) -> Stop | None:
