@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from runner.checkpoint.archive import unpack
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.manifest import FORMAT
 from runner.records import Progress
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FORMATS = sorted(FIXTURES.glob("format-*"))
+PACKED = sorted(path for path in FIXTURES.glob("format-*/*.*") if path.suffix in (".zip", ".pt"))
 
 
 def lines_of_values() -> Callable[[Any], Iterator[str]]:
@@ -25,7 +28,9 @@ def lines_of_values() -> Callable[[Any], Iterator[str]]:
 
 
 def test_there_is_a_checkpoint_of_every_format() -> None:
-    assert [path.name for path in FORMATS] == ["format-1"]
+    assert [path.name for path in FORMATS] == [f"format-{number}" for number in range(1, FORMAT + 1)]
+    assert [Checkpoint.open(path / "run").manifest.format for path in FORMATS] == list(range(1, FORMAT + 1))
+    assert {path.name for path in PACKED} == {"packed.zip", "compressed.zip", "packed.pt"}
 
 
 @pytest.mark.parametrize("fixture", FORMATS, ids=lambda path: path.name)
@@ -37,6 +42,20 @@ def test_a_checkpoint_of_an_older_format_is_whole_and_every_value_in_it_is_read(
     tensors = checkpoint.tensors()
     assert tensors["tied.weight"] is tensors["head.weight"]
     assert torch.equal(tensors["head.weight"], checkpoint.state()["model"]["head.weight"])
+
+
+@pytest.mark.parametrize("fixture", PACKED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_packed_checkpoint_of_an_older_format_holds_every_byte_of_it(fixture: Path, tmp_path: Path) -> None:
+    packed = Checkpoint.open(fixture)
+    assert packed.verify() == []
+    assert packed.tags == ("kept",)
+    expected = (fixture.parent / "values.txt").read_text(encoding="utf-8").splitlines()
+    assert list(lines_of_values()(packed.state())) == expected
+    original = Checkpoint.open(fixture.parent / "run").path
+    unpacked = unpack(fixture, tmp_path / "unpacked").path
+    assert {path.name: path.read_bytes() for path in unpacked.iterdir()} == {
+        path.name: path.read_bytes() for path in original.iterdir()
+    }
 
 
 @pytest.mark.parametrize("fixture", FORMATS, ids=lambda path: path.name)

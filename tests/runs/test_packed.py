@@ -76,7 +76,8 @@ def test_a_packed_file_from_somebody_else_is_not_trusted(
     short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
 ) -> None:
     (tmp_path / "mynets.py").write_text(
-        "import torch\n\nclass Net(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x.flatten(1))\n"
+        "import torch\n\nclass Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n        return super().forward(x.flatten(1))\n"
     )
     own = ["model._target_=mynets.Net", "model.in_features=64", "+model.out_features=10"]
     pack(short(*own, "trainer.max_steps=1").checkpoint(), tmp_path / "x.zip")
