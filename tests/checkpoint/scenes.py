@@ -11,14 +11,16 @@ from faults import FileCalls, dies, keeping
 
 from runner.checkpoint.archive import pack, unpack
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.interop import read_weights
 from runner.checkpoint.store import CheckpointStore
 from runner.records import Saved
+from runner.runs.export import export
 
 MakeStore = Callable[..., CheckpointStore]
 Save = Callable[..., Saved]
 
 SAVING = ("first save", "save and retention")
-NAMES = (*SAVING, "setting aside", "cleaning", "packing as zip", "packing as pt", "unpacking")
+NAMES = (*SAVING, "setting aside", "cleaning", "packing as zip", "packing as pt", "unpacking", "exporting")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Scene:
         made = directory.parent / self.made
         there = made.exists()
         if there:
-            assert Checkpoint.open(made).verify() == []
-            assert len(list(made.iterdir())) == 8 if made.is_dir() else zipfile.ZipFile(made).testzip() is None
+            assert is_whole(made)
             made.rename(f"{made}-was")
         self.act(directory)
         assert not list(directory.parent.glob(".*"))
@@ -61,6 +62,14 @@ class Scene:
         copy = self.directory / f"copy {name}" / "checkpoints"
         shutil.copytree(original.parent, copy.parent)
         return copy
+
+
+def is_whole(made: Path) -> bool:
+    """Whether a packed or unpacked checkpoint, or an export, is all there."""
+    if made.suffix == ".safetensors":
+        return sorted(read_weights(made).tensors) == ["base.weight", "head.bias", "head.weight"]
+    has_all = len(list(made.iterdir())) == 8 if made.is_dir() else zipfile.ZipFile(made).testzip() is None
+    return has_all and Checkpoint.open(made).verify() == []
 
 
 def scene_of(name: str, directory: Path, make_store: MakeStore, save: Save) -> Scene:
@@ -100,6 +109,9 @@ def scene_of(name: str, directory: Path, make_store: MakeStore, save: Save) -> S
     def unpack_it(place: Path) -> object:
         return unpack(place.parent / "packed.zip", place.parent / "unpacked")
 
+    def export_it(place: Path) -> object:
+        return export(Checkpoint.open(place), place.parent / "x.safetensors")
+
     begins, act, newest, calls, told, made = {
         "first save": (lambda place: None, save_next, {None, 3}, 30, 25, None),
         "save and retention": (begin, save_next, {2, 3}, 40, 25, None),
@@ -108,5 +120,6 @@ def scene_of(name: str, directory: Path, make_store: MakeStore, save: Save) -> S
         "packing as zip": (begin, pack_as("x.zip"), {2}, 25, 20, "x.zip"),
         "packing as pt": (begin, pack_as("x.pt"), {2}, 25, 20, "x.pt"),
         "unpacking": (begin_packed, unpack_it, {2}, 25, 20, "unpacked"),
+        "exporting": (begin, export_it, {2}, 10, 7, "x.safetensors"),
     }[name]
     return Scene(begins, act, newest, calls, told, made, directory)

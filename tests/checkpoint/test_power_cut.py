@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scenes
 from faults import keeping
 from recorded_calls import Mark, Recording
 from simulated_disk import LOSSES, Loss, in_order, lay_out, mixed, on_disk
@@ -17,6 +18,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.errors import CheckpointError
 from runner.records import Saved
+from runner.runs.export import export
 
 Save = Callable[..., Saved]
 MakeStore = Callable[..., CheckpointStore]
@@ -162,9 +164,9 @@ def test_power_that_fails_while_leftovers_are_cleaned_brings_nothing_back_in_par
     assert claimed(Cuts(recording, {2}, losses(mixes))) > 4
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.pt", "unpacked"])
-def test_power_that_fails_while_a_checkpoint_is_packed_or_unpacked_leaves_all_of_it_or_nothing(
-    name: str, tmp_path: Path, make_store: MakeStore, save: Save, is_whole: Callable[[Checkpoint], bool], mixes: int
+@pytest.mark.parametrize("name", ["x.zip", "x.pt", "unpacked", "x.safetensors"])
+def test_power_that_fails_while_a_checkpoint_is_packed_unpacked_or_exported_leaves_all_of_it_or_nothing(
+    name: str, tmp_path: Path, make_store: MakeStore, save: Save, mixes: int
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -174,6 +176,8 @@ def test_power_that_fails_while_a_checkpoint_is_packed_or_unpacked_leaves_all_of
     with recording.running(LONGEST_WRITE):
         if name == "unpacked":
             unpack(run / "packed.zip", run / name)
+        elif name == "x.safetensors":
+            export(checkpoint, run / name)
         else:
             pack(checkpoint, run / name)
         recording.mark("1")
@@ -183,5 +187,5 @@ def test_power_that_fails_while_a_checkpoint_is_packed_or_unpacked_leaves_all_of
         target = tmp_path / f"cut-{number}" / name
         made.add(target.exists())
         assert target.exists() or done == {None}, cut
-        assert not target.exists() or is_whole(Checkpoint.open(target)), cut
+        assert not target.exists() or scenes.is_whole(target), cut
     assert made == {False, True}
