@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import zstandard
 
 from runner.checkpoint.archive import pack, unpack
 from runner.checkpoint.files import record_of
@@ -189,7 +190,6 @@ def test_an_archive_in_an_archive_is_no_checkpoint(packed: Callable[[str], Path]
 
 
 def test_a_bomb_of_zstd_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    zstandard = pytest.importorskip("zstandard")
     members = files()
     state = members.pop("state.json")
     chunks = -(-len(state) // 4096)

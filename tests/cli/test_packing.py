@@ -77,3 +77,19 @@ def test_what_cannot_be_done_is_refused_in_one_line(words: list[str], message: s
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there.zip"]
+
+
+def test_packed_files_are_written_shown_and_verified_without_torch(runs: Runs, tmp_path: Path) -> None:
+    for words in (["pack", "run", "x.pt"], ["show", "x.pt"], ["verify", "x.pt"], ["unpack", "x.pt", "out"]):
+        script = f"""
+import atexit, sys
+atexit.register(lambda: print("torch" if "torch" in sys.modules else "no torch"))
+sys.argv = ["runs", *{words!r}]
+from runner.cli.runs import main
+main()
+"""
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.endswith("\nno torch\n")
