@@ -1,5 +1,6 @@
 """Which checkpoints there are, and which is meant, with checkpoints that a real store has written."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint, split_choice
+from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint, split_choice, step_of_damaged
 from runner.checkpoint.store import CheckpointStore
 from runner.errors import CheckpointError
 from runner.records import Saved
@@ -64,6 +65,21 @@ def test_a_directory_without_a_readable_manifest_is_damaged_if_it_looks_like_a_c
     assert looks_like_checkpoint(path) is damaged
     found, damages = list_checkpoints(path.parent)
     assert (found, list(damages)) == ([], [path] if damaged else [])
+
+
+def test_the_step_of_a_damaged_checkpoint_is_what_is_left_of_it_says(make_store: MakeStore, save: Save) -> None:
+    store = make_store()
+    path = save(store, 12).path
+    assert step_of_damaged(path) == 12
+    named = path.rename(path.with_name("epoch01"))
+    manifest = named / "manifest.json"
+    raw = manifest.read_bytes()
+    manifest.write_bytes(raw[:-3])
+    assert step_of_damaged(named) == 12
+    manifest.write_bytes(raw[:20])
+    assert step_of_damaged(named) == math.inf
+    manifest.unlink()
+    assert step_of_damaged(named) == math.inf
 
 
 def test_checkpoints_that_were_copied_out_of_their_run_are_found_under_any_name(

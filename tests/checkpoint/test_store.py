@@ -157,6 +157,21 @@ def test_what_has_a_damaged_manifest_stays(make_store: MakeStore, save: Save) ->
     assert steps(store.checkpoints) == [3]
 
 
+@pytest.mark.parametrize("rest", ["nothing", "the step"])
+def test_a_damaged_checkpoint_of_any_name_is_named_and_set_aside(rest: str, make_store: MakeStore, save: Save) -> None:
+    store = make_store()
+    first = save(store, 1).path
+    path = save(store, 2).path
+    named = path.rename(path.with_name("epoch02"))
+    manifest = named / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5] if rest == "the step" else b"")
+    store = make_store()
+    newest, damages = store.newest_whole()
+    assert newest is not None and newest.path == first
+    assert len(damages) == 1 and damages[0].startswith(f"{manifest}: is damaged")
+    assert store.set_aside(newest, 1) == [store.directory / "aside" / "1" / "epoch02"]
+
+
 @pytest.mark.parametrize("stranger", ["file", "directory", "link"])
 def test_what_holds_files_of_others_stays_as_it_is(
     stranger: str, make_store: MakeStore, save: Save, caplog: pytest.LogCaptureFixture

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoint.durable import again, make_directory, sync_directory, unused
-from runner.checkpoint.listing import list_checkpoints
+from runner.checkpoint.listing import ASIDE, list_checkpoints
 from runner.errors import ResumeError
-
-ASIDE = "aside"
 
 
 def move_aside(newer: Sequence[Path], directory: Path, attempt: int) -> list[Path]:

@@ -4,13 +4,15 @@ A checkpoint is any directory in `checkpoints/` that holds a manifest, whatever 
 and `aside` holds what was left behind. Only manifests are read; no torch here.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from runner.checkpoint.files import read_small
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, read_manifest
 from runner.checkpoint.policies import Kept, best_first
 from runner.errors import CheckpointError, DamagedError
 from runner.records import Monitor
@@ -18,6 +20,7 @@ from runner.records import Monitor
 ASIDE = "aside"
 
 _STEP_NAME = re.compile(r"step-(\d+)(-\d+)?")
+_STEP = re.compile(rb'"progress": \{\s*"step": (\d{1,18}),')
 _CHOICE = re.compile(r"(?P<path>.*)@(?:step=(?P<step>\d+)|(?P<word>[A-Za-z_][A-Za-z0-9_.-]*))", re.DOTALL)
 
 
@@ -59,6 +62,21 @@ def looks_like_checkpoint(path: Path) -> bool:
     # The names of files that a manifest lists are not known without it, these are the ones that all of ours have.
     held = MANIFEST_NAME in names or "state.json" in names or any(name.endswith(".safetensors") for name in names)
     return held or step_in_name(path.name) is not None
+
+
+def step_of_damaged(path: Path) -> float:
+    """The step of a checkpoint whose manifest is no good, by its name or by what that still says.
+
+    Infinite if neither tells: it counts as the newest, so that it is named and not passed over.
+    """
+    by_name = step_in_name(path.name)
+    if by_name is not None:
+        return by_name
+    try:
+        match = _STEP.search(read_small(path / MANIFEST_NAME, SIZE_LIMIT))
+    except CheckpointError:
+        return math.inf
+    return int(match[1]) if match else math.inf
 
 
 def step_in_name(name: str) -> int | None:

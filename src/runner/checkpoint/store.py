@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.aside import generations_aside, move_aside
 from runner.checkpoint.commit import clean
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, step_in_name
+from runner.checkpoint.listing import list_checkpoints, step_of_damaged
 from runner.checkpoint.manifest import Manifest, to_bytes
 from runner.checkpoint.naming import check_template
 from runner.checkpoint.policies import KeepPolicy, best_rules
@@ -112,7 +112,7 @@ class CheckpointStore:
         """Move every checkpoint newer than `after` to `aside/<attempt>/`; where they are now. Raises ResumeError."""
         self.wait()
         newer = [checkpoint.path for checkpoint in self._checkpoints if checkpoint.generation > after.generation]
-        newer += [path for path in self._damages if _step_of(path) > after.step]
+        newer += [path for path in self._damages if step_of_damaged(path) > after.step]
         if not newer:
             return []
         try:
@@ -292,8 +292,6 @@ class CheckpointStore:
 
     def _unlisted(self, since: int) -> list[str]:
         """What is wrong with those that could not be listed, of the steps from `since`; the newest first."""
-        return [str(self._damages[path]) for path in sorted(self._damages, reverse=True) if _step_of(path) >= since]
-
-
-def _step_of(path: Path) -> int:
-    return step_in_name(path.name) or 0
+        return [
+            str(self._damages[path]) for path in sorted(self._damages, reverse=True) if step_of_damaged(path) >= since
+        ]
