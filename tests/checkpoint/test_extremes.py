@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -232,3 +233,28 @@ def test_modes_of_all_that_is_made_follow_the_umask(
         os.umask(before)
     for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def test_every_one_of_many_saves_beside_a_training_holds_its_own_step(make_store: MakeStore, same: Same) -> None:
+    """The training goes on at once: nearly all of it happens while something is being written."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.BatchNorm1d(300))
+    optimizer = torch.optim.Adam(model.parameters())
+    store, expected = make_store(), {}
+    for step in range(1, 31):
+        optimizer.zero_grad()
+        model(torch.randn(8, 300)).square().mean().backward()
+        optimizer.step()
+        state = {
+            "model": dict(model.state_dict()),
+            "optimizer": {"state": dict(enumerate(optimizer.state.values()))},
+            "rng": {"torch": torch.get_rng_state(), "rows": [step, [step]]},
+        }
+        expected[step] = deepcopy(state)
+        store.save(state, progress=Progress(step=step), reasons=("x",), metrics={}, documents={}, facts={})
+        state["rng"]["rows"][1].append("late")
+        state.clear()
+    store.wait()
+    assert [checkpoint.step for checkpoint in store.checkpoints] == list(range(1, 31))
+    for checkpoint in store.checkpoints:
+        assert same(checkpoint.state(), expected[checkpoint.step]), checkpoint

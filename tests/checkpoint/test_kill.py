@@ -4,19 +4,23 @@ A shim over `os` leaves the process at once before and after each call; strace s
 entered, so that nothing that goes past the shim is left out. In both, what the next one finds is whole.
 """
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faults import FileCalls, dies, in_child, keeping
+from faults import KILLED, Call, FileCalls, dies, in_child, keeping, unsynced
 from scenes import Scene
 from tracing import IN_OS, Strace
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints
 from runner.checkpoint.store import CheckpointStore
+from runner.checkpoint.tags import tag
 from runner.errors import CheckpointError
 from runner.records import Saved
 
@@ -128,3 +132,56 @@ def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_checkpoint(
     assert kills >= scene.calls // 2
     assert seen == scene.newest
     assert made == ({False, True} if scene.made else {False})
+
+
+class Tagger:
+    """Tags a checkpoint at call `at` and says so in a file, if it could; `lives` calls later its process dies."""
+
+    def __init__(self, checkpoint: Path, said: Path, *, at: int, lives: int) -> None:
+        self.checkpoint, self.said, self.left, self.lives = checkpoint, said, at, lives
+
+    def act(self, number: int, name: str, call: Call, args: tuple[Any, ...]) -> Any:
+        if self.left == 0:
+            # From now on its own calls come here, too.
+            self.left = -1
+            with suppress(CheckpointError):
+                tag(self.checkpoint, "mine")
+                self.said.touch()
+            self.left = -2
+        elif self.left == -2:
+            self.lives -= 1
+            if self.lives == 0:
+                os._exit(KILLED)
+        elif self.left > 0:
+            self.left -= 1
+        return unsynced(name, call, args)
+
+
+@pytest.mark.parametrize("scene", ["save and retention"], indirect=True)
+@pytest.mark.parametrize("lives", [1, 1000, *(pytest.param(calls, marks=pytest.mark.long) for calls in (2, 3, 4))])
+def test_a_tag_that_was_set_at_any_call_keeps_its_checkpoint_though_its_remover_dies(
+    lives: int, scene: Scene, make_store: MakeStore, is_whole: Callable[[Checkpoint], bool]
+) -> None:
+    undisturbed = FileCalls()
+    with undisturbed.quick():
+        scene.act(scene.begun("undisturbed"))
+    kept = set()
+    # Before the new one has its name nothing is removed.
+    for number in range(undisturbed.log.index("rename"), len(undisturbed.log)):
+        directory = scene.begun(number)
+        said = directory.parent / "said"
+        tagger = Tagger(directory / "step-000000001", said, at=number, lives=lives)
+
+        def save_meanwhile(tagger: Tagger = tagger, directory: Path = directory) -> None:
+            with FileCalls().going_through(tagger.act):
+                scene.act(directory)
+
+        assert in_child(save_meanwhile) in (0, KILLED)
+        with FileCalls().quick():
+            store = make_store(directory, keep=keeping(2))
+        assert all(map(is_whole, store.checkpoints))
+        if said.exists():
+            assert Checkpoint.open(directory, "mine").step == 1
+        kept.add(said.exists())
+    # Early enough to be kept, and too late to be set.
+    assert kept == {False, True}
