@@ -67,7 +67,13 @@ class Checkpoint:
                 iter(damages.values()),
                 CheckpointError(f"{path}: has no checkpoint yet; train until one is saved"),
             )
-        return choose(found, which, Path(path))
+        try:
+            return choose(found, which, Path(path))
+        except CheckpointError:
+            if found[-1].path.exists():
+                raise
+            # Retention removed it meanwhile, so a newer one is there.
+            return cls.open(path, which)
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, step={self.step})"
