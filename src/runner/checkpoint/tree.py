@@ -39,7 +39,7 @@ def flatten(tree: object) -> tuple[Any, dict[str, Tensor]]:
     Raises TypeError naming the place of a value that has no form, and ValueError for a tree that is too deep.
     """
     flattening = _Flattening()
-    value = flattening.encode(tree, ())
+    value = flattening.encode(tree, "", 0)
     return value, flattening.tensors
 
 
@@ -54,61 +54,67 @@ class _Flattening:
         self._at: dict[int, list[str]] = {}
         """Under which names the tensors that begin at an address are stored."""
 
-    def encode(self, value: object, path: tuple[str, ...]) -> Any:
-        if len(path) > DEPTH_LIMIT:
-            raise ValueError(f"the state is nested deeper than {DEPTH_LIMIT} levels at {_named(path[:5])}...")
+    def encode(self, value: object, path: str, depth: int) -> Any:
+        """`path` says where the value stands, as `optimizer.groups.0`; it is a text because there are thousands."""
+        if depth > DEPTH_LIMIT:
+            raise ValueError(f"the state is nested deeper than {DEPTH_LIMIT} levels at {_named(path[:40])}...")
         kind = type(value)
         if kind in _LEAVES:
             return _LEAVES[kind](value)
+        if kind in _TENSORS:
+            return self._tensor(value, path)  # type: ignore[arg-type]
         if kind in _ENCODERS:
-            return _ENCODERS[kind](self, value, path)
+            return _ENCODERS[kind](self, value, path, depth + 1)
         if isinstance(value, np.ndarray):
             return self._array(value, path)
         if isinstance(value, np.generic):
-            return self._number(value, path)
+            return self._number(value, path, depth)
         raise TypeError(
             f"{_named(path)} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold; "
             "wanted tensors, numbers, text, bytes, numpy arrays, or dicts, lists and tuples of these"
         )
 
-    def _list(self, value: Sequence[Any], path: tuple[str, ...]) -> Any:
+    def _list(self, value: Sequence[Any], path: str, depth: int) -> Any:
         if _all_small_ints(value):
             return list(value)
-        return [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]
+        stem = _stem(path)
+        return [self.encode(item, f"{stem}{index}", depth) for index, item in enumerate(value)]
 
-    def _tuple(self, value: tuple[Any, ...], path: tuple[str, ...]) -> Any:
-        return {TAG: "tuple", "items": self._list(value, path)}
+    def _tuple(self, value: tuple[Any, ...], path: str, depth: int) -> Any:
+        return {TAG: "tuple", "items": self._list(value, path, depth)}
 
-    def _dict(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
-        if all(type(key) is str for key in value) and TAG not in value:
-            return {key: self.encode(item, (*path, key)) for key, item in value.items()}
+    def _dict(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
+        stem = _stem(path)
+        if set(map(type, value)) <= _TEXT and TAG not in value:
+            return {key: self.encode(item, stem + key, depth) for key, item in value.items()}
         pairs = [
-            [self.encode(key, (*path, "key")), self.encode(item, (*path, str(key)))] for key, item in value.items()
+            [self.encode(key, f"{stem}key", depth), self.encode(item, f"{stem}{key}", depth)]
+            for key, item in value.items()
         ]
         return {TAG: "dict", "items": pairs}
 
-    def _tensor(self, value: Tensor, path: tuple[str, ...]) -> Any:
+    def _tensor(self, value: Tensor, path: str) -> Any:
         if not can_store(value):
             raise TypeError(
                 f"{_named(path)} is a tensor of {value.dtype}, {value.layout}, on {value.device}, which a checkpoint "
                 "cannot hold; wanted a dense tensor with values, of an ordinary dtype"
             )
-        name = self._stored_as(value)
+        address = value.data_ptr()
+        name = self._stored_at(address, value)
         if name is None:
             name = self._store(value, path)
-            self._at.setdefault(value.data_ptr(), []).append(name)
+            self._at.setdefault(address, []).append(name)
         return {TAG: "tensor", "name": name}
 
-    def _stored_as(self, value: Tensor) -> str | None:
+    def _stored_at(self, address: int, value: Tensor) -> str | None:
         """The name of a tensor that is this one, if it is stored already. Empty ones have no memory to share."""
-        if not value.numel():
-            return None
-        for name in self._at.get(value.data_ptr(), ()):
-            if _same_memory(value, self.tensors[name]):
-                return name
+        if address in self._at and value.numel():
+            for name in self._at[address]:
+                if _same_memory(value, self.tensors[name]):
+                    return name
         return None
 
-    def _array(self, value: np.ndarray[Any, Any], path: tuple[str, ...]) -> Any:
+    def _array(self, value: np.ndarray[Any, Any], path: str) -> Any:
         native = value.dtype.newbyteorder("=")
         if type(value) is not np.ndarray or native.kind not in _NUMPY_KINDS or native.itemsize > 16:
             raise TypeError(
@@ -121,15 +127,15 @@ class _Flattening:
             raise TypeError(f"{_named(path)} is an array of {value.dtype}: {error}") from error
         return {TAG: "array", "name": self._store(tensor, path)}
 
-    def _number(self, value: np.generic, path: tuple[str, ...]) -> Any:
+    def _number(self, value: np.generic, path: str, depth: int) -> Any:
         plain = value.item()
         if value.dtype.name not in _NUMPY_NUMBERS or type(plain) not in (bool, int, float, complex):
             raise TypeError(f"{_named(path)} is a numpy {value.dtype}, which a checkpoint cannot hold; wanted a number")
-        return {TAG: "number", "dtype": value.dtype.name, "value": self.encode(plain, path)}
+        return {TAG: "number", "dtype": value.dtype.name, "value": self.encode(plain, path, depth)}
 
-    def _store(self, tensor: Tensor, path: tuple[str, ...]) -> str:
+    def _store(self, tensor: Tensor, path: str) -> str:
         # Only what UTF-8 can hold: the names stand in a header that other programs read.
-        wanted = ".".join(path) or "value"
+        wanted = path or "value"
         if not wanted.isascii():
             wanted = wanted.encode("utf-8", "backslashreplace").decode("utf-8")
         name, count = wanted, 1
@@ -179,13 +185,14 @@ _LEAVES: Mapping[type, Callable[[Any], Any]] = {
     torch.device: lambda value: {TAG: "device", "name": str(value)},
 }
 
-_ENCODERS: Mapping[type, Callable[[_Flattening, Any, tuple[str, ...]], Any]] = {
+_TENSORS = (Tensor, torch.nn.Parameter)
+_TEXT = {str}
+
+_ENCODERS: Mapping[type, Callable[[_Flattening, Any, str, int], Any]] = {
     list: _Flattening._list,
     tuple: _Flattening._tuple,
     dict: _Flattening._dict,
     OrderedDict: _Flattening._dict,
-    Tensor: _Flattening._tensor,
-    torch.nn.Parameter: _Flattening._tensor,
 }
 
 
@@ -260,5 +267,10 @@ _DECODERS: Mapping[str, Callable[[dict[str, Any], Mapping[str, Tensor], int], An
 }
 
 
-def _named(path: tuple[str, ...]) -> str:
-    return f"state[{'.'.join(path)!r}]" if path else "the state"
+def _stem(path: str) -> str:
+    """What the names of the parts of a value begin with."""
+    return f"{path}." if path else ""
+
+
+def _named(path: str) -> str:
+    return f"state[{path!r}]" if path else "the state"
