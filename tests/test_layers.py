@@ -19,12 +19,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "runner"
 # From the bottom up. A module imports from lower layers and from its own group of names, never from beside or above.
 LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"errors"}),),
-    (frozenset({"records"}), frozenset({"quantities"})),
+    (frozenset({"records"}), frozenset({"quantities"}), frozenset({"collector"})),
     (
         frozenset({"checkpoint"}),
         frozenset({"data"}),
         frozenset({"trust", "trust_memory"}),
-        frozenset({"rundir", "lock", "metrics_file", "jsonl", "processes", "collector"}),
+        frozenset({"rundir", "lock", "metrics_file", "jsonl", "processes"}),
     ),
     (frozenset({"training"}), frozenset({"models"})),
     (frozenset({"config"}),),

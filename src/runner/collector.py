@@ -1,7 +1,7 @@
-"""Python's garbage collector, paused while much is imported.
+"""Python's garbage collector, paused while many objects are made that stay.
 
-Importing torch and its compiler makes a million objects that stay; looking at them again and again for garbage takes a
-sixth of the time to the first step.
+Importing torch and its compiler makes a million; looking at them again and again for garbage takes a sixth of the time
+to the first step. A state of thousands of tensors, taken apart for a save, would wait for it longer than for itself.
 """
 
 import gc

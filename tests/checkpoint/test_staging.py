@@ -109,9 +109,9 @@ def test_a_copy_that_memory_cannot_hold_is_a_save_error_and_the_next_save_works(
     store = make_store()
     save(store, 1)
     huge = torch.empty(1).expand(2**50)
-    with pytest.raises(SaveError, match=r"step 2 was not saved: \d+ bytes for a copy of the state could not be had"):
+    with pytest.raises(SaveError, match=r"not saved: \d+ bytes of memory for a copy of it could not be had.*free some"):
         store.save({"model": {"w": huge}}, progress=Progress(step=2), reasons=(), metrics={}, documents={}, facts={})
-    with pytest.raises(SaveError, match="nothing can be saved"):
+    with pytest.raises(SaveError, match="bytes of memory for a copy"):
         store.prepare({"model": {"w": huge}})
     assert [checkpoint.step for checkpoint in store.checkpoints] == [1]
     assert save(store, 3).progress.step == 3

@@ -17,10 +17,15 @@ from torch import Tensor
 from runner.checkpoint.device_copy import DeviceCopy
 from runner.checkpoint.durable import InMemory
 from runner.checkpoint.header import ALIGNMENT
+from runner.checkpoint.shared_copy import Beside, can_share, copy_together
 from runner.checkpoint.tensors import TensorFile, memory_of, on_host
+from runner.errors import SaveError
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 """By file, then by name."""
+
+LARGE_BYTES = 64 * 1024
+"""Tensors from this size on are copied in pieces by two threads, the smaller ones in one call for all."""
 
 # What torch copies as it is wherever it lies. The others are copied as bytes.
 _COPIED_AS_THEY_ARE = frozenset(
@@ -62,7 +67,10 @@ class Arena:
         return 0 if self._memory is None else self._memory.numel()
 
     def prepare(self, tensors: Tensors) -> Callable[[], object]:
-        """Lay out for these tensors. What is returned touches the memory: call it once, in any thread."""
+        """Lay out for these tensors. What is returned touches the memory: call it once, in any thread.
+
+        Raises SaveError when there is no memory for a copy.
+        """
         self._lay_out(tensors)
         assert self._memory is not None
         headers, memory = self._layout, self._memory
@@ -74,15 +82,15 @@ class Arena:
 
         return touch
 
-    def stage(self, tensors: Tensors, *, stepped: Callable[[str, str], bool]) -> Staged:
-        """Copy the tensors as they are now. Raises MemoryError when there is no room for the copy.
+    def stage(self, tensors: Tensors, *, stepped: Callable[[str, str], bool], beside: Beside | None = None) -> Staged:
+        """Copy the tensors as they are now. Raises SaveError when there is no memory for the copy.
 
         `stepped(file, name)` tells which ones only an optimizer's step changes: on CUDA they are copied while the
-        training goes on, up to there.
+        training goes on, up to there. `beside` lets another thread help.
         """
         layout = self._lay_out(tensors)
         with torch.no_grad():
-            copying = layout.copy(tensors, stepped)
+            copying = layout.copy(tensors, stepped, beside)
         return Staged(layout.images, copying)
 
     def _lay_out(self, tensors: Tensors) -> "_Layout":
@@ -99,7 +107,10 @@ class Arena:
             try:
                 self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
             except RuntimeError as error:
-                raise MemoryError(f"{size} bytes for a copy of the state could not be had ({error})") from error
+                raise SaveError(
+                    f"the state is not saved: {size} bytes of memory for a copy of it could not be had ({error}); "
+                    "free some memory; the checkpoints saved before are whole"
+                ) from error
         self._layout = _Layout(structure, files, tensors, self._memory)
         return self._layout
 
@@ -113,14 +124,18 @@ class _Layout:
         self.structure = structure
         self.images: dict[str, InMemory] = {}
         self._headers: list[tuple[Tensor, bytes]] = []
-        self._places: dict[str, list[tuple[str, Tensor, bool]]] = {}
+        self._places: dict[str, list[tuple[str, Tensor, bool, bool]]] = {}
         begin = 0
         for name, file in files.items():
             image = memory[begin : begin + file.size]
             self.images[name] = InMemory(memory_of(image))
             self._headers.append((image[: len(file.start)], file.start))
             self._places[name] = [
-                (entry.name, *_target(image[entry.begin : entry.end], tensors[name][entry.name]))
+                (
+                    entry.name,
+                    *_target(image[entry.begin : entry.end], tensors[name][entry.name]),
+                    entry.end - entry.begin >= LARGE_BYTES,
+                )
                 for entry in file.header.entries.values()
                 if entry.end > entry.begin
             ]
@@ -131,17 +146,20 @@ class _Layout:
         for place, start in self._headers:
             memory_of(place)[:] = start
 
-    def copy(self, tensors: Tensors, stepped: Callable[[str, str], bool]) -> DeviceCopy | None:
+    def copy(self, tensors: Tensors, stepped: Callable[[str, str], bool], beside: Beside | None) -> DeviceCopy | None:
         """Copy every tensor to its place; those that are on a CUDA device are on their way when this returns."""
         targets: list[Tensor] = []
         sources: list[Tensor] = []
+        large: list[tuple[Tensor, Tensor]] = []
         copying = DeviceCopy()
         for file, places in self._places.items():
             named = tensors[file]
-            for name, target, as_bytes in places:
+            for name, target, as_bytes, is_large in places:
                 tensor = named[name]
                 if tensor.is_cuda:
                     copying.add(target, _bytes_of(tensor) if as_bytes else tensor, stepped=stepped(file, name))
+                elif is_large and can_share(tensor):
+                    large.append((target, tensor))
                 else:
                     targets.append(target)
                     sources.append(_bytes_of(on_host(tensor)) if as_bytes else tensor)
@@ -150,6 +168,8 @@ class _Layout:
         if targets:
             # One call for all: thousands of small tensors would otherwise cost a call each.
             torch._foreach_copy_(targets, sources)
+        if large:
+            copy_together(large, beside)
         return copying if copying else None
 
 

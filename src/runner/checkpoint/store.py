@@ -31,6 +31,7 @@ from runner.checkpoint.retention import Retention
 from runner.checkpoint.saving import Saving
 from runner.checkpoint.writer import Writer, patience
 from runner.checkpoint.writing import Writing, check_documents
+from runner.collector import collector_paused
 from runner.errors import CheckpointError, ConfigError, SaveError
 from runner.records import Monitor, Progress, Saved
 
@@ -140,11 +141,7 @@ class CheckpointStore:
 
         self.wait()
         arena = self._memory()
-        try:
-            touch = arena.prepare(take_apart(state, frozen).tensors)
-        except MemoryError as error:
-            raise SaveError(f"{self.directory}: nothing can be saved: {error}; free some memory") from error
-        self._writer.begin(touch, size=arena.size)
+        self._writer.begin(arena.prepare(take_apart(state, frozen).tensors), size=arena.size)
 
     def save(
         self,
@@ -190,14 +187,15 @@ class CheckpointStore:
         )
         # What is not plain JSON must show before anything is written.
         to_bytes(manifest)
-        parts, arena = take_apart(state, frozen), self._memory()
-        try:
-            staged = arena.stage(parts.tensors, stepped=lambda file, name: file == OPTIMIZER or name in parameters)
-        except MemoryError as error:
-            raise SaveError(
-                f"{self.directory}: step {progress.step} was not saved: {error}; free some memory; "
-                "the checkpoints saved before are whole"
-            ) from error
+        arena = self._memory()
+        # Thousands of small objects are made, and a collection in their midst takes longer than all of them.
+        with collector_paused():
+            parts = take_apart(state, frozen)
+            staged = arena.stage(
+                parts.tensors,
+                stepped=lambda file, name: file == OPTIMIZER or name in parameters,
+                beside=lambda task: self._writer.begin(task, size=arena.size),
+            )
 
         def write(saving: Saving) -> Saved:
             if before is not None:
