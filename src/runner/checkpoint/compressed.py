@@ -45,6 +45,8 @@ def compressed(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 class Frames:
     """The content of a compressed file, by chunks. Its lengths are checked before anything is unpacked."""
 
+    in_chunks = True
+
     def __init__(self, source: Source, record: FileRecord, where: Path) -> None:
         self._zstd = zstd()
         self._source = source

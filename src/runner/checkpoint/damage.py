@@ -2,23 +2,23 @@
 
 from runner.checkpoint.files import Member
 from runner.checkpoint.header import LENGTH_BYTES, Header, header_size, parse_header
+from runner.checkpoint.reading import read_chunks
 from runner.errors import CheckpointError, DamagedError
 
 
 def damages_in(member: Member) -> list[str]:
     """A line for each damaged chunk of an opened file, naming the tensors in it where there are some."""
-    scratch = bytearray(min(member.record.chunk_bytes, member.record.size))
-    header: Header | None = None
-    damages = []
-    for index in range(member.record.num_chunks):
-        begin, end = member.extent(index)
-        chunk = memoryview(scratch)[: end - begin]
-        good = member.fill(index, chunk)
-        if index == 0 and member.path.suffix == ".safetensors":
-            header = try_header(bytes(chunk), member)
-        if not good:
-            damages.append(str(damaged_tensors(member, index, header)))
-    return damages
+    chunks = range(member.record.num_chunks)
+    bad = [index for index, good in zip(chunks, read_chunks(member, chunks, member.fill), strict=True) if not good]
+    header = _likely_header(member) if bad and member.path.suffix == ".safetensors" else None
+    return [str(damaged_tensors(member, index, header)) for index in bad]
+
+
+def _likely_header(member: Member) -> Header | None:
+    begin, end = member.extent(0)
+    start = bytearray(end - begin)
+    member.fill(0, memoryview(start))
+    return try_header(bytes(start), member)
 
 
 def damaged_tensors(member: Member, index: int, header: Header | None) -> DamagedError:

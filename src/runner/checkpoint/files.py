@@ -8,7 +8,7 @@ No torch here.
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,11 @@ class Source(Protocol):
         """The file itself, whatever its names."""
         ...
 
+    @property
+    def in_chunks(self) -> bool:
+        """Whether it can be read by whole chunks only."""
+        ...
+
     def read_into(self, memory: memoryview, offset: int) -> int:
         """Read from `offset` on until `memory` is full or the bytes end; how many were read. Raises DamagedError."""
         ...
@@ -129,6 +134,8 @@ class Source(Protocol):
 
 class Stretch:
     """Part of an opened file, from byte `begin` on."""
+
+    in_chunks = False
 
     def __init__(self, descriptor: int, begin: int, size: int, path: Path) -> None:
         self._descriptor = descriptor
@@ -164,6 +171,7 @@ class Member:
     def __enter__(self) -> "Member":
         self._source = self._opened.__enter__()
         self.identity = self._source.identity
+        self.in_chunks = self._source.in_chunks
         size = self._source.size
         if size != self.record.size:
             self._opened.__exit__(None, None, None)
@@ -188,6 +196,20 @@ class Member:
         begin, end = self.extent(index)
         filled = self._source.read_into(into, begin)
         return filled == end - begin and digest_of(into) == self.record.digest_of_chunk(index)
+
+    def scatter(self, index: int, into: Sequence[memoryview]) -> bool:
+        """Read chunk `index` into several pieces of memory, one after the other; True as `fill` is.
+
+        Not for a member that can be read by whole chunks only (`in_chunks`).
+        """
+        position, _ = self.extent(index)
+        digest = xxhash.xxh3_128()
+        for memory in into:
+            if self._source.read_into(memory, position) != len(memory):
+                return False
+            digest.update(memory)
+            position += len(memory)
+        return bool(digest.hexdigest() == self.record.digest_of_chunk(index))
 
     def read(self) -> bytes:
         """All of the file. Raises DamagedError."""

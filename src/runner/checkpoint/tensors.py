@@ -14,6 +14,7 @@ from torch import Tensor
 from runner.checkpoint.damage import damaged_tensors, read_header
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
 from runner.checkpoint.header import Entry, Header, lay_out
+from runner.checkpoint.reading import read_chunks
 from runner.errors import DamagedError
 
 _NAMES: Mapping[torch.dtype, str] = {
@@ -47,6 +48,9 @@ _STAND_INS: Mapping[str, tuple[torch.dtype, str, tuple[int, ...]]] = {
 }
 _STAND_INS_BY_DTYPE = {dtype: (tag, name, extra) for tag, (dtype, name, extra) in _STAND_INS.items()}
 _TAGS = "runner.dtypes"
+
+_MOST_PARTS = 64
+"""With more tensors than this in a chunk, to read it in one piece and copy is quicker than to read each into place."""
 
 
 def can_store(tensor: Tensor) -> bool:
@@ -124,24 +128,25 @@ def _fill(member: Member, header: Header, memories: Mapping[str, memoryview]) ->
     """Read the chunks that hold bytes of these tensors into their memory."""
     entries = [entry for entry in header.entries.values() if entry.end > entry.begin]
     ends = [entry.end for entry in entries]
-    scratch = bytearray()
     wanted = sorted({index for name in memories for index in _chunks_of(header.entries[name], member)})
-    for index in wanted:
+
+    def read(index: int, scratch: memoryview) -> bool:
         begin, end = member.extent(index)
         held = _from(entries, bisect_right(ends, begin), end)
-        first = held[0]
-        if first.name in memories and first.begin <= begin and end <= first.end:
-            good = member.fill(index, memories[first.name][begin - first.begin : end - first.begin])
-        else:
-            if len(scratch) < end - begin:
-                scratch = bytearray(end - begin)
-            view = memoryview(scratch)[: end - begin]
-            good = member.fill(index, view)
-            for entry in held:
-                if entry.name in memories:
-                    low, high = max(entry.begin, begin), min(entry.end, end)
-                    target = memories[entry.name]
-                    target[low - entry.begin : high - entry.begin] = view[low - begin : high - begin]
+        parts = [
+            (max(entry.begin, begin), memories[entry.name][max(begin - entry.begin, 0) : end - entry.begin])
+            for entry in held
+            if entry.name in memories
+        ]
+        fits = len(parts) <= _MOST_PARTS and sum(len(memory) for _, memory in parts) == end - begin
+        if fits and not member.in_chunks:
+            return member.scatter(index, [memory for _, memory in parts])
+        good = member.fill(index, scratch)
+        for position, memory in parts:
+            memory[:] = scratch[position - begin : position - begin + len(memory)]
+        return good
+
+    for index, good in zip(wanted, read_chunks(member, wanted, read), strict=True):
         if not good:
             raise damaged_tensors(member, index, header)
 
