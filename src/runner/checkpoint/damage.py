@@ -10,8 +10,17 @@ def damages_in(member: Member) -> list[str]:
     """A line for each damaged chunk of an opened file, naming the tensors in it where there are some."""
     chunks = range(member.record.num_chunks)
     bad = [index for index, good in zip(chunks, read_chunks(member, chunks, member.fill), strict=True) if not good]
-    header = _likely_header(member) if bad and member.path.suffix == ".safetensors" else None
-    return [str(damaged_tensors(member, index, header)) for index in bad]
+    if member.path.suffix != ".safetensors":
+        return [str(damaged_tensors(member, index, None)) for index in bad]
+    if bad:
+        header = _likely_header(member)
+        return [str(damaged_tensors(member, index, header)) for index in bad]
+    try:
+        # Bytes that are as they were written can still be none of ours.
+        read_header(member)
+    except CheckpointError as error:
+        return [str(error)]
+    return []
 
 
 def _likely_header(member: Member) -> Header | None:

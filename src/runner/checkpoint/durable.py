@@ -6,16 +6,14 @@ Every call that changes something goes through `os`.
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, digest_of
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from runner.checkpoint.files import again as again
 
 # What file systems answer that cannot reserve space or sync a directory: nothing is wrong, it is only not offered.
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -114,15 +112,6 @@ def free_bytes(directory: Path) -> int | None:
         return shutil.disk_usage(directory).free
     except OSError:
         return None
-
-
-def again(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call until no signal interrupts."""
-    while True:
-        try:
-            return call(*args, **kwargs)
-        except InterruptedError:
-            continue
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -8,16 +8,19 @@ No torch here.
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import xxhash
 
 from runner.errors import CheckpointError, DamagedError, FormatError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CHUNK_BYTES = 4 * 1024 * 1024
 DIGEST_LENGTH = 32
@@ -72,11 +75,21 @@ def check_name(name: str, where: Path) -> None:
         )
 
 
+def again(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call until no signal interrupts."""
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except InterruptedError:
+            continue
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[int]:
     """A descriptor for a regular file; links and everything else that is not one are refused, never followed."""
     try:
-        descriptor = _opened(path)
+        # Non-blocking, so that a pipe that stands in the file's place cannot hang the reader.
+        descriptor = again(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: is missing; use another checkpoint, or put the file back") from error
     except OSError as error:
@@ -89,15 +102,6 @@ def reading(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _opened(path: Path) -> int:
-    while True:
-        try:
-            # Non-blocking, so that a pipe that stands in the file's place cannot hang the reader.
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except InterruptedError:
-            continue
 
 
 def read_small(path: Path, limit: int) -> bytes:
@@ -236,9 +240,7 @@ def _fill(descriptor: int, into: memoryview, offset: int, path: Path) -> int:
     filled = 0
     while filled < len(into):
         try:
-            count = os.preadv(descriptor, [into[filled:]], offset + filled)
-        except InterruptedError:
-            continue
+            count = again(os.preadv, descriptor, [into[filled:]], offset + filled)
         except OSError as error:
             raise DamagedError(
                 f"{path}: cannot be read at byte {offset + filled} ({error.strerror}); use another checkpoint"

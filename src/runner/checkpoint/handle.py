@@ -8,15 +8,12 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model_names
-from runner.checkpoint.damage import damages_in
 from runner.checkpoint.files import Member
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest
-from runner.checkpoint.matching import is_chosen
 from runner.checkpoint.places import Directory, Place, place_at
 from runner.errors import CheckpointError, DamagedError, FormatError
 from runner.records import Progress
@@ -147,6 +144,9 @@ class Checkpoint:
         are cast; counts and truths stay what they are. Tied ones are the same tensor under each of their names.
         Raises DamagedError naming what is damaged.
         """
+        from fnmatch import fnmatchcase
+
+        from runner.checkpoint.matching import is_chosen
         from runner.checkpoint.tensors import placed, tensors_in
 
         stored = model_names(self.document(STATE), self.path / STATE)
@@ -189,6 +189,8 @@ class Checkpoint:
 
     def verify(self) -> list[str]:
         """Every damage, one line each; empty when all bytes of all files are those that were written."""
+        from runner.checkpoint.damage import damages_in
+
         damages: list[str] = []
         try:
             now = self.place.manifest()

@@ -9,13 +9,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.checkpoint.files import read_small
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, read_manifest
-from runner.checkpoint.policies import Kept, best_first
 from runner.errors import CheckpointError, DamagedError
 from runner.records import Monitor
+
+if TYPE_CHECKING:
+    from runner.checkpoint.policies import Kept
 
 ASIDE = "aside"
 
@@ -85,8 +88,10 @@ def step_in_name(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def as_kept(checkpoint: Checkpoint, *, protected: bool) -> Kept:
+def as_kept(checkpoint: Checkpoint, *, protected: bool) -> "Kept":
     """A checkpoint as the policies see it."""
+    from runner.checkpoint.policies import Kept
+
     manifest = checkpoint.manifest
     return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.seconds, protected)
 
@@ -153,6 +158,8 @@ def _best(found: Sequence[Checkpoint], place: Path) -> Checkpoint:
     monitor = found[-1].config.get("monitor")
     if not isinstance(monitor, dict) or not isinstance(monitor.get("metric"), str):
         raise CheckpointError(f"{place}: its config names no monitor.metric to judge by; use 'latest' or a step number")
+    from runner.checkpoint.policies import best_first
+
     judge = Monitor(monitor["metric"], str(monitor.get("mode")))
     ranked = best_first([as_kept(checkpoint, protected=False) for checkpoint in found], judge)
     if not ranked:

@@ -1,26 +1,11 @@
-"""Where a checkpoint's files are: in a directory, or packed into one file. Which, is seen from what is there. No torch.
+"""Where the files of a checkpoint are: in a directory or packed into one file, as is seen from what is there. No torch."""
 
-a directory      its files, and an empty file `tag.NAME` for each tag
-a zip file       the same as members; those of `--compress` end in .zst
-a torch file     the same as members in archive/data/, and a pickle that shows them to torch
-"""
-
-import os
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from runner.checkpoint import tags, torch_file
-from runner.checkpoint.compressed import SUFFIX, Frames
-from runner.checkpoint.files import FileRecord, Member, Source, Stretch, read_small, reading, whole_file
-from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, Manifest, parse_manifest, read_manifest
-from runner.checkpoint.zip_layout import Entry, member_names, read_entries
-from runner.errors import CheckpointError, DamagedError, FormatError
-
-_MAGIC = b"PK\x03\x04"
-_BLOCK = 1024 * 1024
+from runner.checkpoint import tags
+from runner.checkpoint.files import FileRecord, Member, read_small
+from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, Manifest, read_manifest
 
 
 class Place(Protocol):
@@ -51,7 +36,12 @@ def place_at(path: Path) -> Place | None:
     """The place at `path`; None for what is no checkpoint itself. Raises CheckpointError for a file that is none."""
     if (path / MANIFEST_NAME).exists():
         return Directory(path)
-    return Packed(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    # Here, because most are directories, and opening one is quick.
+    from runner.checkpoint.packed import Packed
+
+    return Packed(path)
 
 
 class Directory:
@@ -74,127 +64,3 @@ class Directory:
 
     def damages(self) -> list[str]:
         return []
-
-
-class Packed:
-    """A checkpoint in one file, read where it is. Making one checks every byte that is not in a listed file."""
-
-    def __init__(self, path: Path) -> None:
-        # A link to a packed file is as good as the file.
-        self.path = path.resolve() if path.is_symlink() else path
-        self._manifest, self._entries, self._prefix = self._read()
-
-    def manifest(self) -> Manifest:
-        return self._read()[0]
-
-    def manifest_bytes(self) -> bytes:
-        entry = self._entries[f"{self._prefix}{MANIFEST_NAME}"]
-        return self._bytes_of(entry, entry.size) or b""
-
-    def opened(self, name: str, record: FileRecord) -> Member:
-        where = self.path / name
-        entry = self._entries.get(f"{self._prefix}{name}")
-        if entry is not None:
-            return Member(where, record, self._stretch(entry))
-        entry = self._entries.get(f"{self._prefix}{name}{SUFFIX}")
-        if entry is None:
-            raise DamagedError(f"{where}: is missing; use another checkpoint")
-        return Member(where, record, self._decompressed(entry, record, where))
-
-    def tags(self) -> tuple[str, ...]:
-        return tuple(sorted(name.removeprefix(tags.PREFIX) for name in self._unlisted()))
-
-    def damages(self) -> list[str]:
-        """Members whose CRC is not that of their bytes, so that other programs would refuse them."""
-        damages = []
-        with reading(self.path) as descriptor:
-            for entry in self._entries.values():
-                crc, stretch = 0, Stretch(descriptor, entry.begin, entry.size, self.path)
-                for offset in range(0, entry.size, _BLOCK):
-                    block = memoryview(bytearray(min(_BLOCK, entry.size - offset)))
-                    crc = zlib.crc32(block[: stretch.read_into(block, offset)], crc)
-                if crc != entry.crc:
-                    damages.append(
-                        f"{self.path}: is damaged: the zip CRC of {entry.name!r} is {entry.crc:08x}, its bytes have "
-                        f"{crc:08x}; use another checkpoint"
-                    )
-        return damages
-
-    def _unlisted(self) -> list[str]:
-        """The members that belong to no listed file, without what every torch file has."""
-        listed = {MANIFEST_NAME, *self._manifest.files, *(f"{name}{SUFFIX}" for name in self._manifest.files)}
-        names = [name for name in self._entries if name not in torch_file.FRAME]
-        return [name for name in (name.removeprefix(self._prefix) for name in names) if name not in listed]
-
-    def _read(self) -> tuple[Manifest, dict[str, Entry], str]:
-        with whole_file(self.path) as source:
-            start = bytearray(min(len(_MAGIC), source.size))
-            source.read_into(memoryview(start), 0)
-            if bytes(start) != _MAGIC:
-                raise CheckpointError(
-                    f"{self.path}: is a file, and no packed checkpoint (it begins with {bytes(start)!r}); "
-                    "give a run's directory, a checkpoint's, or a file that `runs pack` wrote"
-                )
-            prefix = _prefix_of(member_names(source, self.path), self.path)
-            entries = {entry.name: entry for entry in read_entries(source, self.path)}
-            manifest = self._manifest_in(source, entries[f"{prefix}{MANIFEST_NAME}"])
-        self._manifest, self._entries, self._prefix = manifest, entries, prefix
-        for name in self._unlisted():
-            if self._entries[f"{prefix}{name}"].size or not name.startswith(tags.PREFIX):
-                raise FormatError(
-                    f"{self.path}: holds {name!r}, which its manifest does not list: it was not packed by this "
-                    "program; do not use it"
-                )
-        if prefix:
-            self._check_frame(manifest, entries)
-        return manifest, entries, prefix
-
-    def _check_frame(self, manifest: Manifest, entries: Mapping[str, Entry]) -> None:
-        """What is for torch alone must be what this program writes. So no pickle is ever run, or even read."""
-        size = entries[f"{self._prefix}{MANIFEST_NAME}"].size
-        for name, wanted in torch_file.frame(manifest, size, self.opened, self.path).items():
-            if name not in entries or self._bytes_of(entries[name], len(wanted)) != wanted:
-                raise FormatError(
-                    f"{self.path}: its {name!r} is not the one that belongs to the checkpoint in it: damaged, or not "
-                    "packed by this program; nothing in it was run; do not use it"
-                )
-
-    def _bytes_of(self, entry: Entry, limit: int) -> bytes | None:
-        if entry.size > limit:
-            return None
-        raw = bytearray(entry.size)
-        with self._stretch(entry) as source:
-            source.read_into(memoryview(raw), 0)
-        return bytes(raw)
-
-    def _manifest_in(self, source: Source, entry: Entry) -> Manifest:
-        where = self.path / MANIFEST_NAME
-        if entry.size > SIZE_LIMIT:
-            raise DamagedError(f"{where}: has {entry.size} bytes, wanted at most {SIZE_LIMIT}; use another checkpoint")
-        raw = bytearray(entry.size)
-        source.read_into(memoryview(raw), entry.begin)
-        return parse_manifest(bytes(raw), where)
-
-    @contextmanager
-    def _stretch(self, entry: Entry) -> Iterator[Source]:
-        with reading(self.path) as descriptor:
-            if os.fstat(descriptor).st_size < entry.begin + entry.size:
-                raise DamagedError(f"{self.path}: is another file than when it was opened; open it again")
-            yield Stretch(descriptor, entry.begin, entry.size, self.path)
-
-    @contextmanager
-    def _decompressed(self, entry: Entry, record: FileRecord, where: Path) -> Iterator[Source]:
-        with self._stretch(entry) as source:
-            yield Frames(source, record, where)
-
-
-def _prefix_of(names: Sequence[str], path: Path) -> str:
-    for prefix in ("", torch_file.PREFIX):
-        if f"{prefix}{MANIFEST_NAME}" in names:
-            return prefix
-    what = "a torch file" if any(name.endswith("data.pkl") for name in names) else "a zip file"
-    there = ", ".join(map(repr, names[:5])) if names else "nothing"
-    raise FormatError(
-        f"{path}: is {what}, and no checkpoint of this program; it holds {there}; "
-        "weights of other programs are read by init_from="
-    )

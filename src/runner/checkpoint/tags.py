@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from runner.checkpoint.durable import again
+from runner.checkpoint.files import again
 from runner.errors import CheckpointError
 
 PREFIX = "tag."
