@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint are: in a directory or packed into one file, as is seen from what is there. No torch."""
+"""Where the files of a checkpoint are: in a directory, or packed into one file. What is there tells which. No torch."""
 
 from pathlib import Path
 from typing import Protocol
