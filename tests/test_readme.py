@@ -60,7 +60,7 @@ def test_every_command_and_snippet_of_the_readme_runs(launch, tmp_path: Path) ->
             for words in commands(block):
                 launches += 1
                 words = [word.replace(SHOWN_RUN, newest_run(tmp_path)) if SHOWN_RUN in word else word for word in words]
-                words = [newest_run(tmp_path) if word == "PATH" else word for word in words]
+                words = [re.sub(r"\bPATH(?=$|@)", lambda _: newest_run(tmp_path), word) for word in words]
                 more = ["--yes"] if words[:2] == ["runs", "rm"] else []
                 script, *arguments = [*shortened(words, launches), *more]
                 done = launch(arguments, tmp_path, script=script)
