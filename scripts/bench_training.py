@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-_WIDTHS = {"1MB": 57, "200MB": 816, "1GB": 1826}
-_DEPTH = 25
+_SHAPES = {"1MB": (117, 6), "200MB": (816, 25), "1GB": (1826, 25)}
+"""Width and depth: 48 tensors, and 200."""
 _ROWS = 8
 
 
@@ -41,9 +41,9 @@ class Training:
         self.name = state
         self.model: nn.Module
         self.optimizer: torch.optim.Optimizer
-        if state in _WIDTHS:
-            width = _WIDTHS[state]
-            self.model = Residual(width, _DEPTH, bias=True)
+        if state in _SHAPES:
+            width, depth = _SHAPES[state]
+            self.model = Residual(width, depth, bias=True)
             self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         else:
             width = 32
