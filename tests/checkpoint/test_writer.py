@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.writer import Writer, patience
 
 
@@ -84,3 +85,53 @@ def test_the_process_gives_up_on_a_disk_that_does_not_answer(tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "still not written after 0 s and is given up; those before are whole" in done.stderr
+
+
+def test_the_process_waits_for_what_was_under_way_when_it_was_closed(tmp_path: Path) -> None:
+    script = (
+        "import atexit, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from runner.checkpoint.writer import Writer\n"
+        "ending = threading.Event()\n"
+        "def task():\n"
+        "    ending.wait()\n"
+        "    time.sleep(0.2)\n"
+        "    Path(sys.argv[1]).write_text('done')\n"
+        "writer = Writer()\n"
+        "writer.begin(task, size=0)\n"
+        "writer.close()\n"
+        "atexit.register(ending.set)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "file")], check=True, timeout=60)
+    assert (tmp_path / "file").read_text() == "done"
+
+
+def test_a_failure_that_nobody_has_asked_for_is_said_at_the_exit() -> None:
+    script = (
+        "from runner.checkpoint.writer import Writer\n"
+        "def fail():\n"
+        "    raise OSError('no disk')\n"
+        "Writer().begin(fail, size=0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "the last save has failed: no disk" in done.stderr
+
+
+def test_a_great_checkpoint_that_is_written_at_the_exit_is_read_back_too(tmp_path: Path) -> None:
+    script = (
+        "import atexit, sys, threading\n"
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from runner.checkpoint.policies import KeepPolicy\n"
+        "from runner.checkpoint.store import CheckpointStore\n"
+        "from runner.records import Progress\n"
+        "keep = KeepPolicy(None, None, None, None)\n"
+        "store = CheckpointStore(Path(sys.argv[1]), run='r', keep=keep, monitor=None, read_back=True)\n"
+        "state = {'model': {'weight': torch.zeros(5_000_000)}}\n"
+        "about = {'progress': Progress(step=1), 'reasons': (), 'metrics': {}, 'documents': {}, 'facts': {}}\n"
+        "ending = threading.Event()\n"
+        "store.save(state, **about, before=ending.wait)\n"
+        "atexit.register(ending.set)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "checkpoints")], check=True, timeout=60)
+    assert Checkpoint.open(tmp_path / "checkpoints").verify() == []

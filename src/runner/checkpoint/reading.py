@@ -39,7 +39,12 @@ def read_chunks(member: Member, indices: Sequence[int], read: Callable[[int, mem
     if threads == 1:
         return [one(index) for index in indices]
     with ThreadPoolExecutor(threads, "checkpoint reader") as pool:
-        return list(pool.map(one, indices))
+        try:
+            results = pool.map(one, indices)
+        except RuntimeError:
+            # A process that is ending starts no more threads, and may still be writing its last checkpoint.
+            return [one(index) for index in indices]
+        return list(results)
 
 
 def _cores() -> int:

@@ -40,7 +40,6 @@ class Writer:
     def begin(self, task: Callable[[], T], *, size: int) -> "Future[T]":
         """Do `task` when what was begun before is done. It writes about `size` bytes."""
         future: Future[T] = Future()
-        self._last, self._size = future, size
         if self._thread is None:
             # A daemon, because the interpreter would wait for any other without an end.
             thread = threading.Thread(target=self._work, name="checkpoint writer", daemon=True)
@@ -48,6 +47,7 @@ class Writer:
             self._thread = thread
             atexit.register(self._leave, os.getpid())
         self._tasks.put((future, task))
+        self._last, self._size = future, size
         return future
 
     def idle(self, timeout: float | None = None) -> bool:
@@ -64,7 +64,8 @@ class Writer:
         if self._thread is not None:
             self._tasks.put((Future(), _stop))
             self._thread = None
-            atexit.unregister(self._leave)
+            if not self.busy:
+                atexit.unregister(self._leave)
 
     def _work(self) -> None:
         while True:
@@ -82,11 +83,16 @@ class Writer:
             del future, task
 
     def _leave(self, process: int) -> None:
-        if os.getpid() == process and not self.idle(patience(self._size)):
+        if os.getpid() != process or self._last is None:
+            return
+        if not self.idle(patience(self._size)):
             log.error(
                 "the last checkpoint is still not written after %.0f s and is given up; those before are whole",
                 patience(self._size),
             )
+        elif error := self._last.exception():
+            # Perhaps somebody was told already; to be told twice is better than never.
+            log.error("the last save has failed: %s", error)
 
 
 def _stop() -> None:
