@@ -1,6 +1,7 @@
 """Saving beside the training: what is saved is the state at the call, and what goes wrong is told."""
 
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -221,3 +222,21 @@ def test_a_closed_store_can_save_again(make_store: MakeStore, begin: Callable[..
     store.close()
     begin(store, 2).wait()
     assert [checkpoint.step for checkpoint in store.checkpoints] == [1, 2]
+
+
+def test_a_closed_store_holds_no_memory_for_copies_even_for_who_keeps_the_handle(
+    make_store: MakeStore, begin: Callable[..., Saving]
+) -> None:
+    store = make_store()
+    saving = begin(store, 1, {"model": {"weight": torch.zeros(1_234_567)}})
+    assert saving.wait().path == saving.path
+    assert copies_of(4 * 1_234_567)
+    store.close()
+    assert saving.staged and saving.durable
+    assert not copies_of(4 * 1_234_567)
+
+
+def copies_of(size: int) -> list[int]:
+    """The sizes of all memory for copies of about `size` bytes."""
+    tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.dtype == torch.uint8]
+    return [one.numel() for one in tensors if size <= one.numel() < size + 100_000]

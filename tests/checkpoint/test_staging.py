@@ -27,7 +27,7 @@ def random_bits(dtype: torch.dtype, *shape: int) -> Tensor:
 
 def stage(arena: Arena, tensors: dict[str, Tensor]) -> bytes:
     staged = arena.stage({"a.safetensors": tensors}, stepped=lambda file, name: False)
-    assert staged.whole
+    assert staged.copying is None
     return b"".join(bytes(chunk) for chunk in staged.files["a.safetensors"].chunks())
 
 

@@ -15,10 +15,10 @@ class DeviceCopy:
     def __init__(self) -> None:
         self._pairs: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
         self._events: list[torch.cuda.Event] = []
-        self._held: list[torch.cuda.Event] = []
+        self._held: list[tuple[torch.device, torch.cuda.Event]] = []
 
     def __bool__(self) -> bool:
-        return any(self._pairs.values())
+        return any(self._pairs.values()) or bool(self._events)
 
     def add(self, target: Tensor, source: Tensor, *, stepped: bool) -> None:
         """Take a tensor along; `stepped` if only an optimizer's step changes it."""
@@ -41,14 +41,17 @@ class DeviceCopy:
                     done.record(side)
                 self._events.append(done)
                 if stepped:
-                    self._held.append(done)
+                    self._held.append((device, done))
                 else:
                     current.wait_event(done)
+            # The streams hold what they still need. What was copied from, or to, need not live as long as this does.
+            pairs.clear()
 
     def hold_updates(self) -> None:
         """Let what is enqueued from here on, an optimizer's step, wait until the parameters are copied."""
-        for done in self._held:
-            torch.cuda.current_stream().wait_event(done)
+        for device, done in self._held:
+            # Of the tensors' own device: an optimizer's kernels run there, whichever device is the current one.
+            torch.cuda.current_stream(device).wait_event(done)
 
     @property
     def finished(self) -> bool:

@@ -25,7 +25,8 @@ class Saving:
         self.stall = time.perf_counter() - began
         """Seconds for which the caller had to wait."""
         self.asked = False
-        self._staged = staged
+        # Not the staged bytes: who keeps this account must not keep the memory for a copy.
+        self._copying = staged.copying
         self._began = began
         self._durable_after = 0.0
         self._future: Future[Saved] | None = None
@@ -33,7 +34,7 @@ class Saving:
     @property
     def staged(self) -> bool:
         """Whether the copy is complete: at once on the CPU, where `save` returns no earlier."""
-        return self._staged.whole
+        return self._copying is None or self._copying.finished
 
     @property
     def durable(self) -> bool:
@@ -76,8 +77,8 @@ class Saving:
 
     def hold_updates(self) -> None:
         """On CUDA: let the optimizer's step that comes wait for the copy of the parameters. Elsewhere nothing."""
-        if self._staged.copying is not None:
-            self._staged.copying.hold_updates()
+        if self._copying is not None:
+            self._copying.hold_updates()
 
     def begin(self, writer: "Writer", write: Callable[["Saving"], Saved], *, size: int) -> None:
         """Let `writer` write it."""

@@ -43,11 +43,6 @@ class Staged:
     files: Mapping[str, InMemory]
     copying: DeviceCopy | None
 
-    @property
-    def whole(self) -> bool:
-        """Whether every byte has arrived."""
-        return self.copying is None or self.copying.finished
-
     def finish(self) -> None:
         """Wait for the bytes that are on their way."""
         if self.copying is not None:
