@@ -4,11 +4,12 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.policies import KeepPolicy, save_reasons
 from runner.checkpoint.store import CheckpointStore
 from runner.config.build import build
 from runner.config.prepare import prepare
@@ -118,6 +119,46 @@ def test_a_save_can_be_put_off_until_the_one_before_is_done_with_one_warning(
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "step 2: the checkpoint before is still being written" in warning.getMessage()
     assert "checkpoint.when_busy=wait" in warning.getMessage()
+
+
+def test_a_budget_allows_no_save_while_the_cost_of_one_is_not_known(watched: Callable[..., Watched]) -> None:
+    one = watched()
+    policy = replace(one.saver.settings.save, budget=100.0, every_epochs=None)
+
+    def due() -> tuple[str, ...]:
+        return save_reasons(
+            policy,
+            Progress(step=9),
+            saved=one.saver.begun,
+            seconds_since_saved=one.saver.seconds_since_saved,
+            spending=one.saver.spending,
+            improved=False,
+            ended=False,
+            stopped=None,
+        )
+
+    assert due() == ("budget",)
+    one.free.clear()
+    one.save(1)
+    one.time += 1000
+    assert due() == ()
+    one.free.set()
+    one.saver.collect(wait=True)
+    assert due() == ("budget",)
+
+
+def test_a_budget_is_not_spent_on_one_failure_after_the_other(
+    watched: Callable[..., Watched], full_disk: Callable[[bool], None]
+) -> None:
+    one = watched("checkpoint.on_failure=continue")
+    full_disk(True)
+    one.save(1)
+    one.saver.collect(wait=True)
+    first = one.saver.spending
+    assert first.last is not None and first.spent == first.last > 0
+    one.save(2)
+    one.saver.collect(wait=True)
+    assert one.saver.spending.spent > first.spent
 
 
 @pytest.mark.parametrize("reason", ["improvement", "at_steps", "end", "signal", "time", "exception"])

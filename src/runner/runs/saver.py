@@ -1,6 +1,7 @@
 """Saving, as the loop sees it: one save at a time, what to do when the disk is not ready, and what it all has cost."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +44,13 @@ class Account:
         self.cost += stats.cost
         self.last_cost = stats.cost
         self.slowest = max(self.slowest, stats.seconds)
+
+    def add_failure(self, stall: float) -> None:
+        """What has failed has cost something, too: a budget must not be spent on one attempt after the other."""
+        self.failed += 1
+        self.stall += stall
+        self.cost += stall
+        self.last_cost = stall
 
 
 class Saver:
@@ -88,8 +96,9 @@ class Saver:
 
     @property
     def spending(self) -> Spending:
-        """What saving has cost so far."""
-        return Spending(self.account.cost, self.account.last_cost, self.clock() - self._training_since)
+        """What saving has cost so far. While a save is under way, nobody knows what it costs: none is affordable."""
+        last = math.inf if self._saving is not None else self.account.last_cost
+        return Spending(self.account.cost, last, self.clock() - self._training_since)
 
     @property
     def seconds_since_saved(self) -> float:
@@ -129,7 +138,7 @@ class Saver:
                 before=self.before,
             )
         except SaveError as error:
-            self._note_failure(error, progress)
+            self._note_failure(error, progress, time.perf_counter() - began)
             return
         self._metrics = metrics
         if not self.settings.asynchronous:
@@ -149,7 +158,7 @@ class Saver:
             try:
                 self.store.prepare(self.state.state_dict(), frozen=self._frozen)
             except SaveError as error:
-                self._note_failure(error, self.state.progress)
+                self._note_failure(error, self.state.progress, 0.0)
         saving = self._saving
         if saving is None or not (wait or saving.done):
             return
@@ -157,7 +166,7 @@ class Saver:
         try:
             saved = saving.wait(self.store.patience)
         except (SaveError, DamagedError) as error:
-            self._note_failure(error, saving.progress)
+            self._note_failure(error, saving.progress, self._stall)
             return
         self._failure = None
         self.saved, self._saved_at = saved.progress, self.clock()
@@ -196,8 +205,8 @@ class Saver:
                 self.state.progress.step,
             )
 
-    def _note_failure(self, error: SaveError | DamagedError, progress: Progress) -> None:
-        self.account.failed += 1
+    def _note_failure(self, error: SaveError | DamagedError, progress: Progress, stall: float) -> None:
+        self.account.add_failure(stall)
         if self.settings.on_failure == "stop":
             raise error
         self._failure = error
