@@ -106,15 +106,21 @@ def test_the_process_waits_for_what_was_under_way_when_it_was_closed(tmp_path: P
     assert (tmp_path / "file").read_text() == "done"
 
 
-def test_a_failure_that_nobody_has_asked_for_is_said_at_the_exit() -> None:
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_failure_that_nobody_has_asked_for_is_said_at_the_exit(asked: bool, closed: bool) -> None:
     script = (
         "from runner.checkpoint.writer import Writer\n"
         "def fail():\n"
         "    raise OSError('no disk')\n"
-        "Writer().begin(fail, size=0)\n"
+        "writer = Writer()\n"
+        f"writer.begin(fail, size=0, asked=lambda: {asked})\n"
+        f"if {closed}:\n"
+        "    writer.idle()\n"
+        "    writer.close()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert "the last save has failed: no disk" in done.stderr
+    assert ("the last save has failed: no disk" in done.stderr) is not asked
 
 
 def test_a_great_checkpoint_that_is_written_at_the_exit_is_read_back_too(tmp_path: Path) -> None:

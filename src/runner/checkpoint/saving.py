@@ -82,7 +82,7 @@ class Saving:
 
     def begin(self, writer: "Writer", write: Callable[["Saving"], Saved], *, size: int) -> None:
         """Let `writer` write it."""
-        self._future = writer.begin(lambda: write(self), size=size)
+        self._future = writer.begin(lambda: write(self), size=size, asked=lambda: self.asked)
 
     def became_durable(self, path: Path) -> None:
         """Called by the writing thread."""

@@ -30,6 +30,7 @@ class Writer:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._last: Future[Any] | None = None
+        self._asked: Callable[[], bool] = _nobody
         self._size = 0
 
     @property
@@ -37,8 +38,11 @@ class Writer:
         """Whether something is being done."""
         return self._last is not None and not self._last.done()
 
-    def begin(self, task: Callable[[], T], *, size: int) -> "Future[T]":
-        """Do `task` when what was begun before is done. It writes about `size` bytes."""
+    def begin(self, task: Callable[[], T], *, size: int, asked: Callable[[], bool] | None = None) -> "Future[T]":
+        """Do `task` when what was begun before is done. It writes about `size` bytes.
+
+        `asked` tells at the exit whether somebody has learnt what became of it. If not, a failure is logged then.
+        """
         future: Future[T] = Future()
         if self._thread is None:
             # A daemon, because the interpreter would wait for any other without an end.
@@ -47,7 +51,7 @@ class Writer:
             self._thread = thread
             atexit.register(self._leave, os.getpid())
         self._tasks.put((future, task))
-        self._last, self._size = future, size
+        self._last, self._asked, self._size = future, asked or _nobody, size
         return future
 
     def idle(self, timeout: float | None = None) -> bool:
@@ -64,8 +68,12 @@ class Writer:
         if self._thread is not None:
             self._tasks.put((Future(), _stop))
             self._thread = None
-            if not self.busy:
+            if self._settled():
                 atexit.unregister(self._leave)
+
+    def _settled(self) -> bool:
+        """Whether nothing is being done, and nothing has failed of which nobody has learnt."""
+        return self._last is None or (self._last.done() and (self._last.exception() is None or self._asked()))
 
     def _work(self) -> None:
         while True:
@@ -90,9 +98,12 @@ class Writer:
                 "the last checkpoint is still not written after %.0f s and is given up; those before are whole",
                 patience(self._size),
             )
-        elif error := self._last.exception():
-            # Perhaps somebody was told already; to be told twice is better than never.
+        elif (error := self._last.exception()) and not self._asked():
             log.error("the last save has failed: %s", error)
+
+
+def _nobody() -> bool:
+    return False
 
 
 def _stop() -> None:
