@@ -6,6 +6,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from runner.cli.tagging import tag_checkpoint
+from runner.errors import CheckpointError
 from runner.rundir import RunDir
 
 pytestmark = pytest.mark.launch
@@ -72,3 +74,14 @@ def test_what_cannot_be_tagged_is_told(call: Call, make_run: MakeRun, args: tupl
 def test_a_run_without_a_checkpoint_cannot_be_tagged(call: Call, make_run: MakeRun) -> None:
     make_run("a", {})
     assert call("tag", "a", "x").stderr == "runs: a: has no checkpoint yet; train until one is saved\n"
+
+
+def test_a_tag_is_taken_for_the_directory_that_one_is_in_too(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("a", {10: 0.5, 20: 0.25})
+    tag_checkpoint(str(run.checkpoints / "step-000000010"), "first")
+    monkeypatch.chdir(run.checkpoints / "step-000000020")
+    with pytest.raises(CheckpointError, match="to tag step-000000020 instead"):
+        tag_checkpoint(".", "first")
+    assert not list(run.checkpoints.glob("step-000000020/tag.*"))

@@ -35,9 +35,11 @@ def tag_checkpoint(
 
 def _refuse_if_taken(checkpoint: Checkpoint, name: str) -> None:
     """A tag stands for one checkpoint of a run."""
-    for other in list_checkpoints(checkpoint.path.parent)[0]:
-        if other.generation != checkpoint.generation and name in other.tags:
+    # What was named as `.` has no parent by that name.
+    path = checkpoint.path if checkpoint.path.name not in ("", "..") else checkpoint.path.resolve()
+    for other in list_checkpoints(path.parent)[0]:
+        if other.path != path and name in other.tags:
             raise CheckpointError(
                 f"{other.path}: is tagged {name!r} already; take it away by `runs tag {other.path} {name} --remove` "
-                f"to tag {checkpoint.path.name} instead"
+                f"to tag {path.name} instead"
             )
