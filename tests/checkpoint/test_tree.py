@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from runner.checkpoint.parts import EXTRA, FROZEN, FROZEN_FROM_BYTES, MODEL, OPTIMIZER, put_together, take_apart
+from runner.checkpoint.contents import EXTRA, FROZEN, MODEL, OPTIMIZER
+from runner.checkpoint.parts import FROZEN_FROM_BYTES, put_together, take_apart
 from runner.checkpoint.tree import flatten, references, unflatten
 from runner.errors import DamagedError
 

@@ -110,6 +110,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def reported(target: Path, wanted: int) -> Iterator[None]:
+    """Raises SaveError, saying where and what to do, for an OSError from inside. `wanted` counts bytes."""
     try:
         yield
     except SaveError:

@@ -1,10 +1,4 @@
-"""Which part of a state stands in which file of a checkpoint.
-
-    model.safetensors        the tensors under "model"; their names are the keys of the model's state dict
-    frozen.safetensors       those of them that do not change, when there is enough of them
-    optimizer.safetensors    the tensors under "optimizer"
-    extra.safetensors        the tensors under every other key
-    state.json               the tree: everything that is no tensor, and references to those
+"""A state taken apart into what the files of a checkpoint hold, and put together again. Which files: see `contents`.
 
 Two equal states give equal bytes: no clock, path or address enters.
 """
@@ -17,13 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from runner.checkpoint.contents import EXTRA as EXTRA
-from runner.checkpoint.contents import FROZEN as FROZEN
-from runner.checkpoint.contents import MODEL as MODEL
-from runner.checkpoint.contents import OPTIMIZER as OPTIMIZER
-from runner.checkpoint.contents import STATE as STATE
-from runner.checkpoint.contents import STATE_FORMAT, TAG, parse_state
-from runner.checkpoint.contents import TENSOR_FILES as TENSOR_FILES
+from runner.checkpoint.contents import EXTRA, FROZEN, MODEL, OPTIMIZER, STATE_FORMAT, TAG, TENSOR_FILES, parse_state
 from runner.checkpoint.tree import flatten, unflatten
 from runner.errors import DamagedError
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.aside import generations_aside, move_aside
 from runner.checkpoint.commit import clean
+from runner.checkpoint.contents import OPTIMIZER
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, step_of_damaged
 from runner.checkpoint.manifest import Manifest, to_bytes
@@ -167,7 +168,7 @@ class CheckpointStore:
         hold.
         """
         # Here, because looking at a store's checkpoints must not wait for torch.
-        from runner.checkpoint.parts import OPTIMIZER, take_apart
+        from runner.checkpoint.parts import take_apart
 
         began = time.perf_counter()
         self.wait()

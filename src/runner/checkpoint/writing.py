@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.checkpoint.commit import Linked, clean, commit, failed
+from runner.checkpoint.contents import FROZEN, STATE, TENSOR_FILES
 from runner.checkpoint.durable import Content, InMemory, free_bytes, make_directory
 from runner.checkpoint.files import FileRecord, check_name
 from runner.checkpoint.handle import Checkpoint
@@ -76,8 +77,6 @@ class Writing:
     def _files(
         self, tree: bytes, staged: "Staged", documents: Mapping[str, bytes], earlier: Sequence[Checkpoint]
     ) -> dict[str, Content | Linked]:
-        from runner.checkpoint.parts import FROZEN, STATE
-
         files: dict[str, Content | Linked] = {name: InMemory(data) for name, data in documents.items()}
         files[STATE] = InMemory(tree)
         for name, image in staged.files.items():
@@ -99,8 +98,6 @@ class Writing:
 
 def check_documents(documents: Mapping[str, bytes], where: Path) -> None:
     """Refuse documents whose names would lead out of the checkpoint, or stand in the place of its own files."""
-    from runner.checkpoint.parts import STATE, TENSOR_FILES
-
     for name in documents:
         check_name(name, where)
         if name in (MANIFEST_NAME, STATE, *TENSOR_FILES):

@@ -26,9 +26,10 @@ def load(
 ) -> "nn.Module":
     """The model of a run or checkpoint, rebuilt from the config inside it, with its weights, in eval mode.
 
-    `which` is "latest", "best" or a step; `weights` is "raw" or "averaged" (with trainer.ema_decay); with `dtype`
-    the real numbers in it are cast to that; `trust` names modules whose classes the config may name, beside those that
-    this user has used before. Reads nothing but the checkpoint; draws no random number that would show outside.
+    `which` is "latest", "best", a step or a tag; `weights` is "raw" or "averaged" (with trainer.ema_decay); with
+    `dtype` the real numbers in it are cast to that; `trust` names modules whose classes the config may name, beside
+    those that this user has used before. Reads nothing but the checkpoint; draws no random number that would show
+    outside.
     Raises CheckpointError, TrustError.
     """
     from runner.checkpoint.interop import check_kind, model_tensors

@@ -86,7 +86,7 @@ class Run:
         return read_metrics(self.directory / "metrics.jsonl")
 
     def checkpoint(self, which: str | int = "latest") -> Checkpoint:
-        """The run's checkpoint: "latest", "best" or that of a step."""
+        """The run's checkpoint: "latest", "best", that of a step, or by its tag."""
         return Checkpoint.open(self.directory, which)
 
 
