@@ -296,3 +296,31 @@ def test_modes_follow_the_umask(
         os.umask(before)
     assert stat.S_IMODE(saved.path.stat().st_mode) == directory_mode
     assert {stat.S_IMODE(path.stat().st_mode) for path in saved.path.iterdir()} == {file_mode}
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_what_somebody_puts_in_the_place_of_a_save_that_is_under_way_stays_his(
+    when: str,
+    begun: Path,
+    make_store: MakeStore,
+    make_state: Callable[[int], Any],
+    save: Save,
+    same: Callable[[Any, Any], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, other = make_store(begun), begun / "step-000000003"
+    call = "rename" if when == "late" else "fdatasync"
+    real = getattr(os, call)
+
+    def interfere(*args: Any) -> Any:
+        if not other.exists() and (when == "early" or Path(args[1]) == other):
+            copytree(begun / "step-000000001", other)
+        return real(*args)
+
+    monkeypatch.setattr(os, call, interfere)
+    if when == "late":
+        with pytest.raises(SaveError, match="Directory not empty"):
+            save(store, 3)
+    else:
+        assert save(store, 3).path.name == "step-000000003-2"
+    assert same(Checkpoint.open(other).state(), make_state(1))

@@ -53,19 +53,24 @@ def commit(
     hidden = unused(directory, hidden_name(owner, name))
     target = unused(directory, name)
     wanted = sum(file.size for file in files.values() if not isinstance(file, Linked))
+    made: os.stat_result | None = None
     try:
         again(os.mkdir, hidden)
+        made = os.lstat(hidden)
         records = {file: _place(hidden / file, content) for file, content in files.items()}
         write_file(hidden / MANIFEST_NAME, InMemory(seal(records)))
         sync_directory(hidden)
         if read_back:
             _read_back(hidden, records, target)
+        # Writing may have taken minutes, in which somebody has put something there.
+        target = unused(directory, name)
         again(os.rename, hidden, target)
         sync_directory(directory)
     except BaseException as error:
         # Also when interrupted: half a checkpoint must not wait for the next start to free its space.
         discard(hidden)
-        _withdraw(target, hidden)
+        if made is not None:
+            _withdraw(target, hidden, made)
         if isinstance(error, OSError):
             raise failed(target, error, wanted) from error
         raise
@@ -208,13 +213,15 @@ def _forget(path: Path) -> None:
             os.close(descriptor)
 
 
-def _withdraw(target: Path, hidden: Path) -> None:
-    """Take back a checkpoint whose name may not be durable: it was refused, so it must not be found."""
-    if not os.path.lexists(target):
-        return
+def _withdraw(target: Path, hidden: Path, made: os.stat_result) -> None:
+    """Take back a checkpoint whose name may not be durable: it was refused, so it must not be found.
+
+    Only if it is the directory that was `made`: what somebody else has put there is his.
+    """
     with suppress(OSError):
-        again(os.rename, target, hidden)
-        discard(hidden)
+        if os.path.samestat(os.lstat(target), made):
+            again(os.rename, target, hidden)
+            discard(hidden)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
