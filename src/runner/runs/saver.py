@@ -184,7 +184,7 @@ class Saver:
             raise self._failure
 
     def close(self) -> None:
-        """Wait, but not for ever, for what is under way while something else has gone wrong. Raises nothing."""
+        """Wait, but not for ever, for what is under way while something else has gone wrong. Logs what has failed."""
         try:
             self.finish()
         except (SaveError, DamagedError) as error:
