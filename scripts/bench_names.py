@@ -20,7 +20,7 @@ SYNCED = " +sync"
 """Behind a peer's name: equalised, made as durable as ours is."""
 NAMES = (*OWN, *(f"{name}{form}" for name in PEERS for form in ("", SYNCED)))
 STATES = ("1MB", "200MB", "1GB", "3000x4KiB")
-"""Model and AdamW, 48 tensors at 1 MB, else 200; the last one 1,500 layers of 32 x 32 and their momentum: 3,000 tensors."""
+"""Model and AdamW, 48 tensors at 1 MB, else 200; the last one has 1,500 layers of 32 x 32 and their momentum."""
 OPEN = "Checkpoint.open, beyond `import runner`"
 SHOW = "`runs show RUN`, in all"
 LISTING = "listing 10,000 checkpoints of 1 GB"

@@ -11,9 +11,9 @@ import torch
 
 from runner.checkpoint.archive import pack, unpack
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.header import TORCH_NAMES
 from runner.checkpoint.store import CheckpointStore
 from runner.checkpoint.tensors import TensorFile
-from runner.checkpoint.torch_file import DTYPES
 from runner.errors import CheckpointError, ConfigError, DamagedError, SaveError
 from runner.records import Progress, Saved
 
@@ -130,13 +130,13 @@ def test_torch_opens_a_torch_file_by_itself(original: Path, tmp_path: Path, same
 
 
 def test_torch_sees_every_dtype_and_shape(make_store: MakeStore, tmp_path: Path, same: Same) -> None:
-    tensors = {name: torch.zeros(3, 2, dtype=torch.uint8).to(getattr(torch, name)) for name in DTYPES.values()} | {
+    tensors = {name: torch.zeros(3, 2, dtype=torch.uint8).to(getattr(torch, name)) for name in TORCH_NAMES.values()} | {
         "empty": torch.empty(2, 0, 3),
         "scalar": torch.tensor(7),
         "runner": torch.ones(2),
         "long": torch.ones(1, 2, 3),
     }
-    assert {entry.dtype for entry in TensorFile(tensors).header.entries.values()} == set(DTYPES)
+    assert {entry.dtype for entry in TensorFile(tensors).header.entries.values()} == set(TORCH_NAMES)
     store = make_store()
     store.save(
         {"model": tensors}, progress=Progress(step=1), reasons=(), metrics={}, documents={"empty": b""}, facts={}

@@ -77,12 +77,18 @@ def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = again(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        again(os.fsync, descriptor)
+        sync_opened(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_opened(directory: int) -> None:
+    """Make the names in an opened directory durable."""
+    try:
+        again(os.fsync, directory)
     except OSError as error:
         if error.errno not in _NOT_OFFERED:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def make_directory(directory: Path) -> None:

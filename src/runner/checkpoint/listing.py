@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ASIDE = "aside"
 
 _STEP_NAME = re.compile(r"step-(\d+)(-\d+)?")
+_GENERATION = re.compile(rb'"generation": (\d{1,18}),')
 _STEP = re.compile(rb'"progress": \{\s*"step": (\d{1,18}),')
 _CHOICE = re.compile(r"(?P<path>.*)@(?:step=(?P<step>\d+)|(?P<word>[A-Za-z_][A-Za-z0-9_.-]*))", re.DOTALL)
 
@@ -80,6 +81,33 @@ def step_of_damaged(path: Path) -> float:
     except CheckpointError:
         return math.inf
     return int(match[1]) if match else math.inf
+
+
+def generation_of_damaged(path: Path) -> int:
+    """The generation of a checkpoint whose manifest is no good, by what that still says; 0 if it does not."""
+    try:
+        match = _GENERATION.search(read_small(path / MANIFEST_NAME, SIZE_LIMIT))
+    except CheckpointError:
+        return 0
+    return int(match[1]) if match else 0
+
+
+def newest_whole(
+    checkpoints: Sequence[Checkpoint], damages: Mapping[Path, CheckpointError]
+) -> tuple[Checkpoint | None, list[str]]:
+    """Of what `list_checkpoints` gave: the newest of which every byte is right, and a line for each newer one."""
+    passed_over: list[str] = []
+    whole = None
+    for checkpoint in reversed(checkpoints):
+        found = checkpoint.verify()
+        if not found:
+            whole = checkpoint
+            break
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        passed_over.append(f"{found[0]}{more}")
+    since = 0 if whole is None else whole.step
+    unlisted = [str(damages[path]) for path in sorted(damages, reverse=True) if step_of_damaged(path) >= since]
+    return whole, [*unlisted, *passed_over]
 
 
 def step_in_name(name: str) -> int | None:

@@ -35,10 +35,10 @@ def copy_together(pairs: Iterable[tuple[Tensor, Tensor]], beside: Beside | None)
         for target, source, begin, size in handed_out:
             ctypes.memmove(target.data_ptr() + begin, source.data_ptr() + begin, size)
 
-    helper = beside(work) if beside is not None and sum(size for *_, size in pieces) >= FROM_BYTES else None
+    other = beside(work) if beside is not None and sum(size for *_, size in pieces) >= FROM_BYTES else None
     work()
-    if helper is not None:
-        helper.result()
+    if other is not None:
+        other.result()
 
 
 def _pieces(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, int, int]]:

@@ -24,7 +24,7 @@ from runner.checkpoint.aside import generations_aside, move_aside
 from runner.checkpoint.commit import clean
 from runner.checkpoint.contents import OPTIMIZER
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, step_of_damaged
+from runner.checkpoint.listing import generation_of_damaged, list_checkpoints, step_of_damaged
 from runner.checkpoint.manifest import Manifest, to_bytes
 from runner.checkpoint.naming import check_template
 from runner.checkpoint.policies import KeepPolicy, best_rules
@@ -94,17 +94,6 @@ class CheckpointStore:
     def newest(self) -> Checkpoint | None:
         """The one written last, not verified."""
         return self._checkpoints[-1] if self._checkpoints else None
-
-    def newest_whole(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint of which every byte is right, and a line for each newer one that was passed over."""
-        damages: list[str] = []
-        for checkpoint in reversed(self._checkpoints):
-            found = checkpoint.verify()
-            if not found:
-                return checkpoint, [*self._unlisted(since=checkpoint.step), *damages]
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            damages.append(f"{found[0]}{more}")
-        return None, [*self._unlisted(since=0), *damages]
 
     def protect(self, checkpoint: Checkpoint) -> None:
         """Keep this checkpoint whatever the policy says, as long as this store lives: it was resumed from."""
@@ -282,15 +271,10 @@ class CheckpointStore:
     def _next_generation(self) -> int:
         known = [checkpoint.generation for checkpoint in self._checkpoints]
         # Those that cannot be read have one, too, and may be read again when a disk has recovered.
-        return max([*known, *self._generations_aside], default=0) + len(self._damages) + 1
+        damaged = [generation_of_damaged(path) for path in self._damages]
+        return max([*known, *self._generations_aside, *damaged], default=0) + 1
 
     def _read_directory(self) -> None:
         found, self._damages = list_checkpoints(self.directory, self._known)
         self._known = {checkpoint.path.name: checkpoint for checkpoint in found}
         self._checkpoints = tuple(found)
-
-    def _unlisted(self, since: int) -> list[str]:
-        """What is wrong with those that could not be listed, of the steps from `since`; the newest first."""
-        return [
-            str(self._damages[path]) for path in sorted(self._damages, reverse=True) if step_of_damaged(path) >= since
-        ]

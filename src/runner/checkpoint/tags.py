@@ -7,7 +7,6 @@ A tag may be set while a run saves and removes. Whoever removes a checkpoint ren
 looks for tags: a tag that was set by the directory's own name was there before, and is seen. No torch here.
 """
 
-import errno
 import os
 import re
 from pathlib import Path
@@ -43,6 +42,9 @@ def check_tag(name: str) -> None:
 
 def tag(path: Path, name: str) -> None:
     """Tag the checkpoint in a directory, durably. One that has the tag is left as it is. Raises CheckpointError."""
+    # Here, because a listing reads tags and writes nothing.
+    from runner.checkpoint.durable import sync_opened
+
     check_tag(name)
     try:
         directory = again(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,7 +58,7 @@ def tag(path: Path, name: str) -> None:
             again(os.fsync, descriptor)
         finally:
             os.close(descriptor)
-        _sync(directory)
+        sync_opened(directory)
     except OSError as error:
         raise _failed(path, name, "tagged", error) from error
     finally:
@@ -65,6 +67,8 @@ def tag(path: Path, name: str) -> None:
 
 def untag(path: Path, name: str) -> None:
     """Take a tag away, durably. Raises CheckpointError, also when there is none."""
+    from runner.checkpoint.durable import sync_opened
+
     check_tag(name)
     there = tags_of(path)
     if name not in there:
@@ -73,20 +77,11 @@ def untag(path: Path, name: str) -> None:
         directory = again(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             again(os.unlink, path / f"{PREFIX}{name}")
-            _sync(directory)
+            sync_opened(directory)
         finally:
             os.close(directory)
     except OSError as error:
         raise _failed(path, name, "untagged", error) from error
-
-
-def _sync(directory: int) -> None:
-    try:
-        again(os.fsync, directory)
-    except OSError as error:
-        # Not every file system can sync a directory; then nothing is wrong, it is only not offered.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
 
 
 def _failed(path: Path, name: str, done: str, error: OSError) -> CheckpointError:

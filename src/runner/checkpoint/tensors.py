@@ -13,31 +13,11 @@ from torch import Tensor
 
 from runner.checkpoint.damage import damaged_tensors, read_header
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
-from runner.checkpoint.header import Entry, Header, lay_out
+from runner.checkpoint.header import TORCH_NAMES, Entry, Header, lay_out
 from runner.checkpoint.reading import read_chunks
 from runner.errors import DamagedError
 
-_NAMES: Mapping[torch.dtype, str] = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.float8_e8m0fnu: "F8_E8M0",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.complex64: "C64",
-}
+_NAMES: Mapping[torch.dtype, str] = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 # Dtypes that the format lacks: what they are stored as, and the length of the dimension that is added for it.

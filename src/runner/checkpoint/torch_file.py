@@ -17,35 +17,13 @@ from pathlib import Path
 from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model_names
 from runner.checkpoint.damage import read_header
 from runner.checkpoint.files import FileRecord, Member
-from runner.checkpoint.header import ITEM_BYTES, Entry
+from runner.checkpoint.header import ITEM_BYTES, TORCH_NAMES, Entry
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest
 
 PREFIX = "archive/data/"
 KEY = "runner"
 PICKLE = "archive/data.pkl"
 FRAME = frozenset({PICKLE, "archive/byteorder", "archive/version"})
-
-DTYPES: Mapping[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-    "U16": "uint16",
-    "I16": "int16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "U32": "uint32",
-    "I32": "int32",
-    "F32": "float32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F64": "float64",
-    "C64": "complex64",
-}
 
 
 def frame(
@@ -104,7 +82,7 @@ def _view(file: str, size: int, entry: Entry) -> bytes:
         _tuple(map(_int, strides)),
         b"\x89",
         _name("collections", "OrderedDict") + b")R",
-        _name("torch", DTYPES[entry.dtype]),
+        _name("torch", TORCH_NAMES[entry.dtype]),
     ]
     return _name("torch._utils", "_rebuild_tensor_v3") + _tuple(arguments) + b"R"
 

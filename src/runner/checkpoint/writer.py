@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -83,7 +84,8 @@ class Writer:
             try:
                 result = task()
             except BaseException as error:
-                # Whoever asks gets it. This thread has nobody to raise it to.
+                # Whoever asks gets it. This thread has nobody to raise it to. What it was working on is let go.
+                traceback.clear_frames(error.__traceback__)
                 future.set_exception(error)
             else:
                 future.set_result(result)

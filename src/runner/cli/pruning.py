@@ -11,7 +11,7 @@ from rich.console import Console
 
 from runner.checkpoint.commit import remove, strangers
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import as_kept, list_checkpoints
+from runner.checkpoint.listing import as_kept, list_checkpoints, newest_whole
 from runner.checkpoint.manifest import Manifest
 from runner.checkpoint.policies import KeepPolicy, why_kept
 from runner.checkpoint.tags import PREFIX
@@ -88,10 +88,9 @@ def judge(run: RunDir, policy: KeepPolicy, monitor: Monitor | None) -> list[Verd
     own = [checkpoint for checkpoint in listed if checkpoint.manifest.run == run.id]
     attempts = run.attempts()
     protected = {checkpoint.generation: _protections(checkpoint, attempts[-1:]) for checkpoint in own}
-    for checkpoint in reversed(own):
-        if not checkpoint.verify():
-            protected[checkpoint.generation].append(WHOLE)
-            break
+    whole, _ = newest_whole(own, {})
+    if whole is not None:
+        protected[whole.generation].append(WHOLE)
     records = [as_kept(checkpoint, protected=bool(protected[checkpoint.generation])) for checkpoint in own]
     rules = why_kept(policy, records, monitor)
     verdicts = [Verdict(path, ("its manifest cannot be read",), None) for path in damages]

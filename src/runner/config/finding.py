@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, split_choice
+from runner.checkpoint.listing import list_checkpoints, newest_whole, split_choice
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, find_runs, latest_run
 
@@ -67,13 +67,9 @@ def _find(text: str, outputs: Path) -> Found:
 def _in_run(run: RunDir, which: str | int) -> Found:
     if which != "latest":
         return Found(run, _verified(Checkpoint.open(run.path, which)))
-    checkpoints, unlisted = list_checkpoints(run.checkpoints)
-    passed_over = [str(damage) for damage in unlisted.values()]
-    for checkpoint in reversed(checkpoints):
-        damages = checkpoint.verify()
-        if not damages:
-            return Found(run, checkpoint, tuple(f"passed over: {damage}" for damage in passed_over))
-        passed_over.append(damages[0])
+    checkpoint, passed_over = newest_whole(*list_checkpoints(run.checkpoints))
+    if checkpoint is not None:
+        return Found(run, checkpoint, tuple(f"passed over: {damage}" for damage in passed_over))
     if passed_over:
         raise ResumeError("\n".join([*passed_over, f"{run.path}: no checkpoint in it is whole; start anew"]))
     return Found(run, None, (f"{run.path}: stopped before it had saved a checkpoint; it begins anew",))

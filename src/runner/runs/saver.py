@@ -5,15 +5,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.policies import Spending, improves_on
 from runner.checkpoint.saving import Saving
 from runner.checkpoint.store import CheckpointStore
 from runner.config.schema import Checkpointing
-from runner.errors import DamagedError, SaveError
+from runner.errors import DamagedError, RunnerError, SaveError
 from runner.records import Evaluation, Progress, Record, SaveFailed, SaveStats
 from runner.training.state import TrainState
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +92,11 @@ class Saver:
         self._failure: SaveError | DamagedError | None = None
         self._frozen = state.frozen_names()
         self._parameters: frozenset[str] = frozenset()
+        self._hook: RemovableHandle | None = None
         if state.device.type == "cuda":
             # What is copied beside the training must be copied before the next step changes it.
             self._parameters = frozenset(name for name, _ in state.model.named_parameters(remove_duplicate=False))
-            state.optimizer.register_step_pre_hook(lambda *_: self._hold_updates())
+            self._hook = state.optimizer.register_step_pre_hook(lambda *_: self._hold_updates())
 
     @property
     def spending(self) -> Spending:
@@ -166,6 +170,9 @@ class Saver:
         try:
             saved = saving.wait(self.store.patience)
         except (SaveError, DamagedError) as error:
+            if not saving.done:
+                # It may still be told of, should the disk answer after all.
+                self._saving = saving
             self._note_failure(error, saving.progress, self._stall)
             return
         self._failure = None
@@ -185,9 +192,14 @@ class Saver:
 
     def close(self) -> None:
         """Wait, but not for ever, for what is under way while something else has gone wrong. Logs what has failed."""
+        if self._hook is not None:
+            self._hook.remove()
+        if self._saving is None:
+            return
         try:
             self.finish()
-        except (SaveError, DamagedError) as error:
+        except (RunnerError, OSError, RuntimeError) as error:
+            # torch's own errors, of a device that is lost, are RuntimeErrors.
             log.error("%s", error)
 
     def _under_way(self) -> bool:
