@@ -52,7 +52,11 @@ class Ours(Saver):
         self._step = 0
 
     def save(self, place: Path) -> Ongoing:
-        state = self.training.state()
+        from runner.training.optimizer_state import capture
+
+        # As the runner makes it: by the parameters' names.
+        training = self.training
+        state = {"model": training.model.state_dict(), "optimizer": capture(training.optimizer, training.model)}
         began = time.perf_counter()
         return Underway(self._begin(state), began)
 
