@@ -1,5 +1,6 @@
 """Run directories: claimed once, read back, found, and what their attempts say."""
 
+import errno
 import json
 import os
 import subprocess
@@ -242,3 +243,15 @@ def test_latest_run_is_no_job_of_a_sweep_unless_the_sweep_itself_is_asked(tmp_pa
 def test_reading_about_runs_imports_no_torch() -> None:
     script = "import sys, runner.rundir, runner.lock, runner.metrics_file; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False, env=os.environ).returncode == 0
+
+
+def test_a_claim_that_the_disk_does_not_take_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        RunDir.create(tmp_path / "run", name="a", identity="b", created=datetime.now(UTC))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    RunDir.create(tmp_path / "run", name="a", identity="b", created=datetime.now(UTC))

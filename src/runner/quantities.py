@@ -19,3 +19,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
+
+
+def position(step: int, epoch: int, batch: int) -> str:
+    """Where a training stands. Epochs are counted from 1, as people do: the one at work, or that has just ended."""
+    return f"step {step}, epoch {epoch + 1}, batch {batch}" if batch else f"step {step}, epoch {epoch}"

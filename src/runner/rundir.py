@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,12 @@ class RunDir:
             raise ConfigError(
                 f"{path}: holds a run already; go on with it by +resume={path}, or choose another hydra.run.dir"
             ) from None
+        except OSError:
+            # Half a claim, on a full disk, would stand in the way of every later launch.
+            (path / "run.json").unlink(missing_ok=True)
+            with suppress(OSError):
+                path.rmdir()
+            raise
         return cls(path, run_id, name, identity, created)
 
     @classmethod

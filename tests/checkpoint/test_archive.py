@@ -213,10 +213,11 @@ def test_what_is_no_packed_checkpoint_is_not_unpacked(original: Path, tmp_path: 
 
 
 def test_a_directory_that_cannot_be_written_is_named(original: Path, tmp_path: Path) -> None:
-    with pytest.raises(SaveError, match=re.escape("x.zip: could not be written (No such file or directory); about ")):
+    why = re.escape("could not be written (No such file or directory); make its directory first")
+    with pytest.raises(SaveError, match=f"x.zip: {why}"):
         pack(Checkpoint.open(original), tmp_path / "gone" / "x.zip")
     pack(Checkpoint.open(original), tmp_path / "x.zip")
-    with pytest.raises(SaveError, match=re.escape("out: could not be written (No such file or directory); about ")):
+    with pytest.raises(SaveError, match=f"out: {why}"):
         unpack(tmp_path / "x.zip", tmp_path / "gone" / "out")
 
 

@@ -245,12 +245,16 @@ def test_the_error_says_where_why_how_much_and_what_to_do(
     with file_calls().failing(3, errno.ENOSPC), pytest.raises(SaveError) as caught:
         save(store, 3)
     assert str(caught.value).startswith(f"{begun / 'step-000000003'}: could not be saved (No space left on device); ")
-    assert "bytes wanted, " in str(caught.value)
+    assert " kB wanted, " in str(caught.value) and " free on its disk" in str(caught.value)
     assert str(caught.value).endswith(
-        "free on its disk; the checkpoints saved before are whole; "
-        "make room or make the directory writable, then save again"
+        "free on its disk; make room, with `runs prune RUN --last 1 --yes` for one; what was saved before is whole"
     )
     assert isinstance(caught.value.__cause__, OSError)
+    with file_calls().failing(3, errno.EACCES), pytest.raises(SaveError) as caught:
+        save(store, 3)
+    assert str(caught.value).endswith(
+        "(Permission denied); make the directory writable; what was saved before is whole"
+    )
 
 
 def test_a_file_where_the_directory_should_be_is_a_save_error(

@@ -246,7 +246,7 @@ def test_our_own_runs_and_checkpoints(make_store, save, tmp_path: Path) -> None:
         found = read_weights(path, which)
         assert equal(found.tensors, Checkpoint.open(run, step).tensors())
         assert found.what == f"raw weights of the checkpoint {store.checkpoints[step - 1].path}"
-    with pytest.raises(CheckpointError, match="has no averaged weights; use weights='raw'"):
+    with pytest.raises(CheckpointError, match="has no averaged weights; use the raw ones"):
         read_weights(run, weights="averaged")
     with pytest.raises(CheckpointError, match="weights is 'ema'; wanted 'raw' or 'averaged'"):
         read_weights(run, weights="ema")

@@ -109,9 +109,9 @@ def test_who_has_opened_a_checkpoint_that_is_then_removed_is_told(make_store: Ma
     save(store, 2)
     assert not opened.path.exists()
     for read in (opened.state, opened.tensors, lambda: opened.document("config.json")):
-        with pytest.raises(CheckpointError, match="is missing"):
+        with pytest.raises(CheckpointError, match="was removed meanwhile"):
             read()
-    assert "is missing" in opened.verify()[0]
+    assert "was removed meanwhile" in opened.verify()[0]
 
 
 def test_what_was_read_stays_when_the_checkpoint_is_removed(

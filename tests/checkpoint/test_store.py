@@ -419,7 +419,7 @@ def test_too_little_space_is_warned_of_once(
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"{store.directory}: a checkpoint needs about ")
-    assert warnings[0].endswith("bytes and 1000 are free, so saving may fail; make room, or keep fewer")
+    assert warnings[0].endswith("kB and 1 kB are free, so saving may fail; make room, or keep fewer")
 
 
 def test_best_without_a_monitor_is_refused_when_the_store_is_made(make_store: MakeStore) -> None:

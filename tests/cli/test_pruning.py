@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from runner.checkpoint.commit import hidden_name
 from runner.lock import RunLock
 from runner.rundir import RunDir
 
@@ -168,6 +169,16 @@ def test_a_running_run_is_not_pruned(call: Call, make_run: MakeRun) -> None:
         assert steps(run) == [10, 20, 30]
         assert call("prune", "a", "--last", "1").returncode == 0
     assert steps(run) == [10, 20, 30]
+
+
+def test_what_a_killed_process_left_of_a_save_goes_with_it(call: Call, make_run: MakeRun) -> None:
+    run = make_run("a", {10: 0.5}, config=config())
+    left = run.checkpoints / hidden_name(run.id, "step-000000020")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert call("prune", "a").returncode == 0 and left.exists()
+    assert call("prune", "a", "--yes").returncode == 0 and not left.exists()
+    assert steps(run) == [10]
 
 
 def test_what_cannot_be_deleted_is_told(call: Call, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,7 +346,7 @@ def test_show_of_a_checkpoint(tmp_path: Path, runs: Runs) -> None:
     text = runs("show", path).stdout
     assert text.startswith(f"{path}\n")
     for expected in (
-        r"^progress +step 10, epoch 1, batch 0 of it$",
+        r"^progress +step 10, epoch 1$",
         r"^metrics +val_loss 0\.5$",
         r"^reasons +every_epochs$",
         r"^model\.safetensors +[\d.]+ k?B  [0-9a-f]{32}$",

@@ -66,7 +66,7 @@ def test_averaged_weights(short) -> None:
 
 def test_averaged_weights_that_are_not_there_are_not_made_up(short) -> None:
     short(*KEEP)
-    with pytest.raises(runner.CheckpointError, match="has no averaged weights; use weights='raw'"):
+    with pytest.raises(runner.CheckpointError, match="has no averaged weights; use the raw ones"):
         runner.load("here", weights="averaged")
     with pytest.raises(runner.CheckpointError, match="weights is 'ema'; wanted 'raw' or 'averaged'"):
         runner.load("here", weights="ema")

@@ -55,7 +55,7 @@ def test_a_resume_says_where_it_goes_on_and_what_differs(short, messages) -> Non
     runner.run(["+resume=here", "trainer.max_epochs=2", "optimizer.weight_decay=0.5"])
     said = messages()
     assert "resumed from here/checkpoints/step-000000005" in said
-    assert "at step 5, epoch 1, batch 0, learning rate 0.00176047" in said
+    assert "at step 5, epoch 1, learning rate 0.00176047" in said
     assert "differs: trainer.max_epochs: 1, now 2" in said
     assert "differs: optimizer.weight_decay: 0.01, now 0.5" in said
 

@@ -40,7 +40,7 @@ def test_nothing_is_said_and_nothing_changes_where_nothing_was_overridden(short,
     short(CONSTANT, *OPTIONS, "trainer.max_steps=3")
     run = runner.run(["+resume=here", "trainer.max_steps=null"])
     assert not [line for line in messages() if line.startswith("not as it was")]
-    assert "at step 3, epoch 0, batch 3, learning rate 0.003" in messages()
+    assert "at step 3, epoch 1, batch 3, learning rate 0.003" in messages()
     assert {record["lr"] for record in run.records if record["event"] == "step"} == {3e-3}
 
 

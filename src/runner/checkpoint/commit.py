@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoint.damage import damages_in
-from runner.checkpoint.durable import Content, InMemory, again, free_bytes, sync_directory, unused, write_file
+from runner.checkpoint.durable import Content, InMemory, advice, again, sync_directory, unused, write_file
 from runner.checkpoint.files import FileRecord, Member, digest_of
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
 from runner.checkpoint.tags import tags_of
@@ -173,11 +173,9 @@ def hidden_name(owner: str, name: str) -> str:
 
 def failed(path: Path, error: OSError, wanted: int) -> SaveError:
     """The error for a checkpoint that could not be written."""
-    free = free_bytes(path.parent)
-    space = "" if free is None else f", {free} free on its disk"
     return SaveError(
-        f"{path}: could not be saved ({error.strerror or error}); {wanted} bytes wanted{space}; "
-        "the checkpoints saved before are whole; make room or make the directory writable, then save again"
+        f"{path}: could not be saved ({error.strerror or error}); {advice(path.parent, error, wanted)}; "
+        "what was saved before is whole"
     )
 
 

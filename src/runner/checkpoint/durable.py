@@ -14,9 +14,12 @@ from typing import Protocol
 
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, digest_of
 from runner.checkpoint.files import again as again
+from runner.quantities import size
 
 # What file systems answer that cannot reserve space or sync a directory: nothing is wrong, it is only not offered.
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _FLUSH_BYTES = 8 * 1024 * 1024
 """How much is written before the disk is asked to begin with it: small enough to overlap, large enough to be cheap."""
@@ -54,10 +57,10 @@ def write_file(path: Path, content: Content) -> FileRecord:
 
     Raises OSError; FileExistsError when something stands there.
     """
-    size, digests, written, flushed = content.size, [], 0, 0
+    wanted, digests, written, flushed = content.size, [], 0, 0
     descriptor = again(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _reserve(descriptor, size)
+        _reserve(descriptor, wanted)
         for chunk in content.chunks():
             digests.append(digest_of(chunk))
             write_all(descriptor, chunk)
@@ -65,12 +68,12 @@ def write_file(path: Path, content: Content) -> FileRecord:
             if written - flushed >= _FLUSH_BYTES:
                 _begin_flushing(descriptor, flushed, written)
                 flushed = written
-        if written != size:
-            raise RuntimeError(f"{path}: {written} bytes written, {size} were announced")
+        if written != wanted:
+            raise RuntimeError(f"{path}: {written} bytes written, {wanted} were announced")
         again(_fdatasync, descriptor)
     finally:
         os.close(descriptor)
-    return FileRecord.of(size, digests)
+    return FileRecord.of(wanted, digests)
 
 
 def sync_directory(directory: Path) -> None:
@@ -120,11 +123,22 @@ def free_bytes(directory: Path) -> int | None:
         return None
 
 
-def _reserve(descriptor: int, size: int) -> None:
+def advice(directory: Path, error: OSError, wanted: int) -> str:
+    """What to say of, and to do about, a write of `wanted` bytes to `directory` that failed."""
+    if error.errno == errno.ENOENT:
+        return "make its directory first"
+    if error.errno not in _FULL:
+        return "make the directory writable"
+    free = free_bytes(directory)
+    space = "" if free is None else f", {size(free)} free on its disk"
+    return f"{size(wanted)} wanted{space}; make room, with `runs prune RUN --last 1 --yes` for one"
+
+
+def _reserve(descriptor: int, wanted: int) -> None:
     """Take the space before a byte is written: a full disk shows at once, and syncing is quicker."""
-    if size and hasattr(os, "posix_fallocate"):
+    if wanted and hasattr(os, "posix_fallocate"):
         try:
-            again(os.posix_fallocate, descriptor, 0, size)
+            again(os.posix_fallocate, descriptor, 0, wanted)
         except OSError as error:
             if error.errno not in _NOT_OFFERED:
                 raise

@@ -91,6 +91,11 @@ def reading(path: Path) -> Iterator[int]:
         # Non-blocking, so that a pipe that stands in the file's place cannot hang the reader.
         descriptor = again(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
+        if not path.parent.exists():
+            raise CheckpointError(
+                f"{path.parent}: was removed meanwhile, by its run's keep rules perhaps; open another one, or tag one "
+                "with `runs tag` first, so that it stays"
+            ) from error
         raise DamagedError(f"{path}: is missing; use another checkpoint, or put the file back") from error
     except OSError as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runner.checkpoint.durable import again, free_bytes, sync_directory
+from runner.checkpoint.durable import advice, again, sync_directory
 from runner.checkpoint.files import digest_of
 from runner.errors import SaveError
 
@@ -116,9 +116,7 @@ def reported(target: Path, wanted: int) -> Iterator[None]:
     except SaveError:
         raise
     except OSError as error:
-        free = free_bytes(target.parent)
-        space = "" if free is None else f", {free} free on its disk"
         raise SaveError(
-            f"{target}: could not be written ({error.strerror or error}); about {wanted} bytes wanted{space}; nothing "
-            "of it is left; make room, or choose a place that you may write to"
+            f"{target}: could not be written ({error.strerror or error}); {advice(target.parent, error, wanted)}, or "
+            "choose another place; nothing of it is left"
         ) from error

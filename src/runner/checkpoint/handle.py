@@ -147,8 +147,10 @@ class Checkpoint:
         from fnmatch import fnmatchcase
 
         from runner.checkpoint.matching import is_chosen
-        from runner.checkpoint.tensors import placed, tensors_in
+        from runner.checkpoint.tensors import check_dtype, placed, tensors_in
 
+        if dtype is not None:
+            check_dtype(dtype)
         stored = model_names(self.document(STATE), self.path / STATE)
         if names is not None:
             for name in names:

@@ -59,7 +59,7 @@ def read_weights(path: Path, which: str | int = "latest", *, weights: str = "raw
     if found is None:
         return _of_checkpoint(path, which, weights)
     if weights != "raw":
-        raise CheckpointError(f"{found.what}: has no averaged weights that are known as such; use weights='raw'")
+        raise CheckpointError(f"{found.what}: has no averaged weights that are known as such; use the raw ones")
     if not found.tensors:
         raise FormatError(f"{found.what}: holds no tensor; wanted weights: {WANTED}")
     return found
@@ -95,7 +95,7 @@ def model_tensors(checkpoint: Checkpoint, weights: str) -> Mapping[str, Tensor]:
         return checkpoint.tensors()
     averaged = checkpoint.state().get("averaged")
     if averaged is None:
-        raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use weights='raw'")
+        raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use the raw ones")
     tensors: Mapping[str, Tensor] = averaged["model"]
     return tensors
 

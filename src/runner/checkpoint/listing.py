@@ -150,7 +150,9 @@ def choose(found: Sequence[Checkpoint], which: str | int, place: Path) -> Checkp
 def directory_of(place: Path) -> Path:
     """Where the checkpoints of a run (or of its `checkpoints/` directory) are. Raises CheckpointError."""
     if not place.exists():
-        raise CheckpointError(f"{place}: is not there; give a run's directory or a checkpoint's")
+        path, which = split_choice(str(place))
+        chosen = "" if which == "latest" else f"; which={which!r} chooses in {path}"
+        raise CheckpointError(f"{place}: is not there; give a run's directory or a checkpoint's{chosen}")
     if not place.is_dir():
         raise CheckpointError(f"{place}: is a file; give a run's directory or a checkpoint's")
     if (place / "checkpoints").is_dir():

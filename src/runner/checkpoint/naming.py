@@ -37,6 +37,11 @@ def check_template(template: str) -> None:
         raise ValueError("checkpoint.name is ''; wanted a text such as step-{step:09d}")
 
 
+def metrics_in(template: str) -> list[str]:
+    """The metrics that a template names. It has been checked."""
+    return [field for _, field, _ in _parsed(template) if field is not None and field not in COUNTERS]
+
+
 def name_of(template: str, progress: Progress, metrics: Mapping[str, float]) -> tuple[str, list[str]]:
     """The name for a checkpoint, and a line for each field without a value: `none`, `nan` or `inf` stands there.
 
@@ -63,7 +68,8 @@ def safe_name(text: str) -> str:
     """`text` as the plain name of a directory on any system: not hidden, nothing that leads elsewhere, not too long."""
     name = "".join(char if char.isprintable() else "-" for char in _UNSAFE.sub("-", text))
     name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
-    visible = name.lstrip(". ")
+    # Hidden files begin with a dot, options of commands with a dash.
+    visible = name.lstrip(". -")
     name = "_" * (len(name) - len(visible)) + visible
     if not name:
         return "checkpoint"

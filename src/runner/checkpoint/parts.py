@@ -47,7 +47,8 @@ def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
         if group in state:
             trees[group], tensors[file] = flatten(state[group])
     rest, tensors[EXTRA] = flatten({key: value for key, value in state.items() if key not in trees})
-    unchanging = {name: tensor for name, tensor in tensors.get(MODEL, {}).items() if name in set(frozen)}
+    still = set(frozen)
+    unchanging = {name: tensor for name, tensor in tensors.get(MODEL, {}).items() if name in still}
     if sum(tensor.nbytes for tensor in unchanging.values()) >= FROZEN_FROM_BYTES:
         tensors[FROZEN] = unchanging
         tensors[MODEL] = {name: tensor for name, tensor in tensors[MODEL].items() if name not in unchanging}

@@ -36,7 +36,7 @@ class SavePolicy:
         if steps is not None and not (steps and all(type(step) is int and step >= 1 for step in steps)):
             raise ValueError(f"checkpoint.save.at_steps is {steps!r}; wanted a list of whole numbers from 1, or null")
         if self.budget is not None and not 0 < self.budget <= 100:
-            raise ValueError(f"checkpoint.save.budget is {self.budget!r}; wanted a percentage above 0, or null")
+            raise ValueError(f"checkpoint.save.budget is {self.budget!r}; wanted a percentage in (0, 100], or null")
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(f"checkpoint.save.min_delta is {self.min_delta!r}; wanted a number from 0")
 
@@ -58,6 +58,8 @@ class KeepPolicy:
         _check_count(self.last, "checkpoint.keep.last")
         _check_count(self.every_steps, "checkpoint.keep.every_steps")
         _check_positive(self.every_hours, "checkpoint.keep.every_hours")
+        if self.best == {}:
+            raise ValueError("checkpoint.keep.best is {}; wanted a number, rules by metric, or null")
         if not isinstance(self.best, Mapping):
             _check_count(self.best, "checkpoint.keep.best")
             return
@@ -100,14 +102,15 @@ def save_reasons(
     *,
     saved: Progress | None,
     seconds_since_saved: float,
-    spending: Spending,
+    spending: Spending | None,
     improved: bool,
     ended: bool,
     stopped: str | None,
 ) -> tuple[str, ...]:
     """Why a checkpoint is due now; empty when none is. `saved` is where the last save stood.
 
-    `stopped` is what stops the run before its end (`signal`, `time`): it is a reason of its own.
+    `spending` is for a budget alone. `stopped` is what stops the run before its end (`signal`, `time`): it is a reason
+    of its own.
     """
     last = Progress() if saved is None else saved
     if progress == last:
@@ -121,7 +124,7 @@ def save_reasons(
         reasons.append("every_epochs")
     if policy.every_seconds is not None and seconds_since_saved >= policy.every_seconds:
         reasons.append("every_seconds")
-    if policy.budget is not None and _affordable(policy.budget, spending):
+    if policy.budget is not None and spending is not None and _affordable(policy.budget, spending):
         reasons.append("budget")
     if policy.on_improvement and improved:
         reasons.append("improvement")

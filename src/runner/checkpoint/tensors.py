@@ -15,7 +15,7 @@ from runner.checkpoint.damage import damaged_tensors, read_header
 from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
 from runner.checkpoint.header import TORCH_NAMES, Entry, Header, lay_out
 from runner.checkpoint.reading import read_chunks
-from runner.errors import DamagedError
+from runner.errors import CheckpointError, DamagedError
 
 _NAMES: Mapping[torch.dtype, str] = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
@@ -70,6 +70,12 @@ class TensorFile:
         yield memoryview(self.start)
         for name in self.header.entries:
             yield memory_of(on_host(self._tensors[name]))
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises CheckpointError for what is no dtype of real numbers that tensors could be cast to."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise CheckpointError(f"dtype is {dtype!r}; wanted one of real numbers, such as torch.bfloat16")
 
 
 def placed(tensor: Tensor, device: str | torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -14,13 +14,14 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.links import Links
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, parse_manifest, to_bytes
 from runner.checkpoint.naming import name_of
+from runner.quantities import size
 
 if TYPE_CHECKING:
     from runner.checkpoint.staging import Staged
 
 log = logging.getLogger(__name__)
 
-SLACK_BYTES = 4 * 1024 * 1024
+SLACK_BYTES = 128 * 1024
 """What a save may need beyond its tensors and documents: the manifest, the directory, rounding up to blocks."""
 
 
@@ -89,10 +90,10 @@ class Writing:
             return
         self._warned_of_space = True
         log.warning(
-            "%s: a checkpoint needs about %d bytes and %d are free, so saving may fail; make room, or keep fewer",
+            "%s: a checkpoint needs about %s and %s are free, so saving may fail; make room, or keep fewer",
             self._directory,
-            wanted + SLACK_BYTES,
-            free,
+            size(wanted + SLACK_BYTES),
+            size(free),
         )
 
 

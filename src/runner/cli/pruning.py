@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from runner.checkpoint.commit import remove, strangers
+from runner.checkpoint.commit import clean, remove, strangers
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import as_kept, list_checkpoints, newest_whole
 from runner.checkpoint.manifest import Manifest
@@ -75,6 +75,8 @@ def prune(
         going = [verdict for verdict in verdicts if not verdict.why]
         freed = size(_freed(verdict.path for verdict in going))
         failures = {verdict.path: failure for verdict in going if (failure := _delete(verdict, run))}
+        # What a process that was killed left of a save or a removal goes, too.
+        clean(run.checkpoints, owner=run.id)
     _show(verdicts, failures, gone="deleted")
     if failures:
         print(f"deleted {len(going) - len(failures)} of {_counted(len(verdicts))}; {len(failures)} could not be")

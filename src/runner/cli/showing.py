@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from runner.cli import tables
 from runner.cli.summary import Summary, plain, size_of, to_json
 from runner.cli.tables import STATUS_STYLES, Column
 from runner.metrics_file import read_metrics
-from runner.quantities import size
+from runner.quantities import position, size
 from runner.rundir import Attempt
 
 # What a record holds beside scores.
@@ -73,7 +74,7 @@ def show_checkpoint(console: Console, checkpoint: Checkpoint, now: datetime) -> 
         console,
         {
             "run": manifest.run,
-            "progress": f"step {progress.step}, epoch {progress.epoch}, batch {progress.batch} of it",
+            "progress": position(progress.step, progress.epoch, progress.batch),
             "samples": str(progress.samples),
             "created": f"{_local(created)}, {tables.age(created, now)} ago",
             "trained": f"{manifest.seconds:.0f} s",
@@ -164,7 +165,7 @@ def _attempt_row(attempt: Attempt, status: str) -> list[str]:
         str(attempt.number),
         _local(attempt.started),
         tables.age(attempt.started, attempt.ended) if attempt.ended else "-",
-        f"{outcome} ({attempt.reason})" if attempt.reason else outcome,
+        f"{outcome} ({shorten(attempt.reason, 60, placeholder=' ...')})" if attempt.reason else outcome,
         "-" if attempt.step is None else str(attempt.step),
         host if isinstance(host, str) else "-",
     ]

@@ -167,7 +167,8 @@ def _last_recorded(metrics: Path) -> tuple[int, int]:
         return 0, 0
     for line in reversed(lines):
         record = jsonl.decode(line)
-        if record is not None and isinstance(record.get("step"), int):
+        # A save is told of when it is durable, and names the step at which it began.
+        if record is not None and isinstance(record.get("step"), int) and record.get("event") != "saved":
             epoch = record.get("epoch")
             return record["step"], epoch if isinstance(epoch, int) else 0
     return 0, 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from runner.checkpoint.naming import metrics_in
 from runner.config.build_optimizer import build_optimizer, build_scheduler
 from runner.config.check import Settings
 from runner.config.names import did_you_mean
@@ -137,13 +138,20 @@ def _check_fit(settings: Settings, data: "Data", objective: "Objective") -> None
             for key, value in wants.items()
             if value is not None
         ]
-    elif settings.monitor is not None:
+    else:
         names = metric_names(objective, "validation")
-        if settings.monitor.metric not in names:
-            hint = did_you_mean(settings.monitor.metric, names)
-            problems = [
-                f"monitor.metric is {settings.monitor.metric!r}, and an evaluation gives {', '.join(names)}{hint}"
-            ]
+        asked = {} if settings.monitor is None else {"monitor.metric": (settings.monitor.metric, names)}
+        # A checkpoint carries the training's own two as well, and at the end the scores of the test.
+        carried = (*names, *metric_names(objective, "test"), "loss", "lr")
+        best, name = settings.checkpoint.keep.best, settings.checkpoint.name
+        if isinstance(best, Mapping):
+            asked |= {f"checkpoint.keep.best.{metric}": (metric, carried) for metric in best}
+        asked |= {f"{{{metric}}} in checkpoint.name": (metric, carried) for metric in metrics_in(name)}
+        problems = [
+            f"{key} is {metric!r}, and an evaluation gives {', '.join(given)}{did_you_mean(metric, given)}"
+            for key, (metric, given) in asked.items()
+            if metric not in given
+        ]
     if problems:
         raise ConfigError(problems)
 

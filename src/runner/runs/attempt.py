@@ -10,7 +10,7 @@ from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
-from runner.collector import collector_paused
+from runner.collector import collector_paused, collector_resting
 from runner.config.build import Training, build
 from runner.config.check import Settings
 from runner.config.composing import Config
@@ -112,8 +112,13 @@ class Attempt:
             facts = self._facts(training)
             restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
             keep_source(code)
+            ending.enter_context(collector_resting())
             metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
-            records = RecordsFile(metrics_file, log_every=settings.trainer.log_every)
+            records = RecordsFile(
+                metrics_file,
+                log_every=settings.trainer.log_every,
+                go_on=settings.checkpoint.on_failure == "continue",
+            )
             stop = self._train(training, store, restored, facts, signals, records, observers)
         report.end(
             console,

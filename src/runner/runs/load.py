@@ -33,10 +33,11 @@ def load(
     Raises CheckpointError, TrustError.
     """
     from runner.checkpoint.interop import check_kind, model_tensors
+    from runner.checkpoint.tensors import check_dtype
 
     check_kind(weights)
-    if dtype is not None and not dtype.is_floating_point:
-        raise CheckpointError(f"dtype is {dtype}; wanted one of real numbers, such as torch.bfloat16")
+    if dtype is not None:
+        check_dtype(dtype)
     checkpoint = Checkpoint.open(path, which)
     # Nothing but this node is looked at from here on, so that no reference can bring in another.
     saved = {"model": checkpoint.config.get("model")}

@@ -96,7 +96,7 @@ class Loop:
             state.progress,
             saved=saver.begun if stop is None else saver.saved,
             seconds_since_saved=saver.seconds_since_saved,
-            spending=saver.spending,
+            spending=None if self.policy.budget is None else saver.spending,
             improved=saver.improves(evaluation),
             ended=stop is not None and stop.outcome == "finished",
             stopped=None if stop is None or stop.outcome == "finished" else _reason_to_save(stop),

@@ -1,5 +1,6 @@
 """The records of a run as lines of `metrics.jsonl`."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,23 +9,39 @@ from runner.errors import SaveError
 from runner.metrics_file import MetricsFile
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, SaveFailed, Step
 
+log = logging.getLogger(__name__)
+
 
 class RecordsFile:
     """Writes what is worth reading in a week: losses every `log_every` steps, epochs, evaluations, saves, the end.
 
-    Raises SaveError where the disk does not take it.
+    Raises SaveError where the disk does not take it; unless `go_on`: then what it does not take is lost, which is said.
     """
 
-    def __init__(self, file: MetricsFile, *, log_every: int) -> None:
-        self.file, self.log_every = file, log_every
+    def __init__(self, file: MetricsFile, *, log_every: int, go_on: bool = False) -> None:
+        self.file, self.log_every, self.go_on = file, log_every, go_on
+        self.lost = 0
+        """Records in a row that could not be written."""
 
     def observe(self, record: Record) -> None:
         if isinstance(record, Step) and record.progress.step % self.log_every and not record.skipped:
             return
         line = self._line(record)
-        if line is not None:
+        if line is None:
+            return
+        try:
             with self._reported():
                 self.file.append(line)
+        except SaveError as error:
+            if not self.go_on:
+                raise
+            if not self.lost:
+                log.warning("records are lost, and the training goes on: %s", error)
+            self.lost += 1
+            return
+        if self.lost:
+            log.warning("%s: records are written again; %d were lost", self.file.path, self.lost)
+            self.lost = 0
 
     def start(self, step: int) -> None:
         """Note that the attempt goes on from `step`."""

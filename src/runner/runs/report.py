@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from runner.config.secrets import redact
-from runner.quantities import duration, size
+from runner.quantities import duration, position, size
 from runner.runs.observers.progress import epoch_of
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def resumed(
     """From where a run goes on, what differs from what was saved, and what is not as it was."""
     at = checkpoint.progress
     tell(console, f"resumed from {short(checkpoint.path)}")
-    tell(console, f"at step {at.step}, epoch {at.epoch}, batch {at.batch}, learning rate {lr:.6g}")
+    tell(console, f"at {position(at.step, at.epoch, at.batch)}, learning rate {lr:.6g}")
     if differences:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("differs", "saved", "now", "which"):
@@ -179,18 +179,20 @@ def end(
         say(console, f"checkpoints  {short(directory / 'checkpoints')}")
         say(console, f"newest       {newest.path.name}")
     if account.count or account.failed:
-        say(console, f"saving       {_account(account)}")
+        say(console, f"saves        {_account(account)}")
+    if newest is None:
+        say(console, "nothing was saved, so there is nothing to resume or to load; see checkpoint.save")
+        return
     say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
 
 
 def _account(account: "Account") -> str:
     """What the saves of an attempt have cost."""
-    saves = "1 save" if account.count == 1 else f"{account.count:,} saves"
-    waited = f"training waited {account.stall:.3f} s ({account.share:.1%}), durable in {account.slowest:.2f} s"
+    waited = f"waited {account.stall:.3f} s ({account.share:.1%} of training); durable in {account.slowest:.2f} s"
     failed = f", {account.failed} failed" if account.failed else ""
     postponed = f", {account.postponed} put off" if account.postponed else ""
-    return f"{saves}, {size(account.written)}{failed}{postponed}; {waited}"
+    return f"{account.count:,}, {size(account.written)}{failed}{postponed}; {waited}"
 
 
 def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:

@@ -86,6 +86,7 @@ class Saver:
         self.account = Account()
         self._training_since = self._saved_at = clock()
         self._prepared = self._postponing = False
+        self._failed_in_a_row = 0
         self._saving: Saving | None = None
         self._metrics: Mapping[str, float] = {}
         self._stall = 0.0
@@ -176,6 +177,9 @@ class Saver:
             self._note_failure(error, saving.progress, self._stall)
             return
         self._failure = None
+        if self._failed_in_a_row:
+            log.warning("step %d is saved; before it, %d could not be", saved.progress.step, self._failed_in_a_row)
+            self._failed_in_a_row = 0
         self.saved, self._saved_at = saved.progress, self.clock()
         cost = self._stall if not self.settings.asynchronous else self._stall + saved.stats.cost - saved.stats.stall
         elapsed = self.clock() - self._training_since
@@ -221,8 +225,11 @@ class Saver:
         self.account.add_failure(stall)
         if self.settings.on_failure == "stop":
             raise error
+        # The first of a row is said on the terminal, the others stand in the log alone.
+        level = logging.INFO if self._failed_in_a_row else logging.WARNING
+        log.log(level, "step %d was not saved, and the training goes on: %s", progress.step, error)
+        self._failed_in_a_row += 1
         self._failure = error
-        log.error("step %d was not saved, and the training goes on: %s", progress.step, error)
         self.observe(SaveFailed(progress, str(error)))
 
     def _hold_updates(self) -> None:

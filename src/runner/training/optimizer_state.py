@@ -33,10 +33,10 @@ def capture(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     kind = {"class": qualified_name(optimizer)}
     if _keeps_its_own(optimizer):
         return kind | {"own": optimizer.state_dict()}
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = _names(model)
     groups = [
         {key: value for key, value in group.items() if key != "params"} | {"params": params}
-        for group, params in zip(optimizer.param_groups, _names_by_group(optimizer, model), strict=True)
+        for group, params in zip(optimizer.param_groups, _names_by_group(optimizer, names), strict=True)
     ]
     state = {names[key]: dict(values) for key, values in optimizer.state.items() if isinstance(key, nn.Parameter)}
     shared = {key: value for key, value in optimizer.state.items() if not isinstance(key, nn.Parameter)}
@@ -59,7 +59,7 @@ def same_groups(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]
     """Whether there are as many groups as in `saved`, and no parameter has moved from one to another."""
     if "own" in saved:
         return True
-    live = _names_by_group(optimizer, model)
+    live = _names_by_group(optimizer, _names(model))
     then = [group["params"] for group in saved["groups"]]
     before = {name: i for i, names in enumerate(then) for name in names}
     return len(live) == len(then) and all(before.get(name, i) == i for i, names in enumerate(live) for name in names)
@@ -92,10 +92,10 @@ def _state_of(
     """The saved state keyed by the live parameters, and a line for what has no place."""
     state: defaultdict[Any, Any] = defaultdict(dict, saved["shared"])
     then = [name for group in saved["groups"] for name in group["params"]]
-    if isinstance(optimizer, LBFGS) and _names_by_group(optimizer, model) != [then]:
+    names = _names(model)
+    if isinstance(optimizer, LBFGS) and _names_by_group(optimizer, names) != [then]:
         return state, ["the optimizer's state: LBFGS keeps one for all parameters together, and they are others now"]
     notes = []
-    names = {parameter: name for name, parameter in model.named_parameters()}
     live = {
         names[parameter]: (parameter, bool(group.get("fused") or group.get("capturable")))
         for group in optimizer.param_groups
@@ -113,8 +113,11 @@ def _state_of(
     return state, notes
 
 
-def _names_by_group(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+def _names(model: nn.Module) -> dict[nn.Parameter, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+def _names_by_group(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[list[str]]:
     return [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
 
 
