@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoint.damage import damages_in
 from runner.checkpoint.durable import Content, InMemory, advice, again, sync_directory, unused, write_file
 from runner.checkpoint.files import FileRecord, Member, digest_of
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -191,6 +190,9 @@ def _place(path: Path, file: Content | Linked) -> FileRecord:
 
 
 def _read_back(hidden: Path, records: Mapping[str, FileRecord], target: Path) -> None:
+    # Here, because few saves are read back, and starting is to be quick.
+    from runner.checkpoint.damage import damages_in
+
     for name, record in records.items():
         _forget(hidden / name)
         with Member(hidden / name, record) as member:

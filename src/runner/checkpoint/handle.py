@@ -3,7 +3,6 @@
 torch is imported only where tensors are read, so that looking at configs and metrics stays quick.
 """
 
-import difflib
 import json
 import logging
 import os
@@ -228,5 +227,7 @@ class Checkpoint:
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(list(names)[:5])}"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoint.commit import Linked
-from runner.checkpoint.damage import damages_in
 from runner.checkpoint.durable import Content
 from runner.checkpoint.files import FileRecord, Member, record_of
 from runner.checkpoint.handle import Checkpoint
@@ -30,6 +29,9 @@ class Links:
         return content
 
     def _is_sound(self, source: Path, record: FileRecord) -> bool:
+        # Here, because few runs have frozen parameters, and starting is to be quick.
+        from runner.checkpoint.damage import damages_in
+
         try:
             with Member(source, record) as member:
                 if member.identity in self._sound:

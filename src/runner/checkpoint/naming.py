@@ -4,7 +4,6 @@ A field is a counter or a metric, with a format; nothing of Python can be reache
 out to be, the name is a plain one inside its directory. Who makes the directory tells two saves of one name apart.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -85,6 +84,8 @@ def _parsed(template: str) -> Iterator[tuple[str, str | None, str]]:
 
 def _check_field(field: str, form: str) -> None:
     if field not in COUNTERS and not _METRIC.fullmatch(field):
+        import difflib
+
         near = difflib.get_close_matches(field.lower(), _EXAMPLES, n=1, cutoff=0.7)
         raise ValueError(
             f"{{{field}}} is neither a counter nor a metric; wanted {', '.join(COUNTERS)}, loss, lr, or a score such "

@@ -23,7 +23,6 @@ from runner.metrics_file import MetricsFile
 from runner.records import Ended, Progress, Record, Started, Step
 from runner.rundir import RunDir
 from runner.runs import provenance, report
-from runner.runs.initial import initialize
 from runner.runs.loop import Loop, Stop
 from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
@@ -94,6 +93,9 @@ class Attempt:
             for note in training.notes:
                 report.tell(console, note)
             if self.resumption is None and settings.initial is not None:
+                # Here, because few runs begin so, and starting is to be quick.
+                from runner.runs.initial import initialize
+
                 for line in initialize(training.state, settings.initial):
                     report.tell(console, line)
             # Before anything is moved or written: one that cannot be built refuses the launch.

@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.archive import copy
 from runner.checkpoint.durable import make_directory
-from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints
 from runner.config.check import Settings
@@ -164,6 +162,10 @@ def _in_its_run(resumption: Resumption, run: RunDir) -> Resumption:
     checkpoint = resumption.checkpoint
     if checkpoint.path.is_relative_to(run.path):
         return resumption
+    # Here, because few runs begin so, and starting is to be quick.
+    from runner.checkpoint.archive import copy
+    from runner.checkpoint.fresh import reported
+
     own = run.checkpoints / f"step-{checkpoint.step:09d}"
     with reported(own, checkpoint.manifest.size):
         make_directory(run.checkpoints)
