@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from runner.checkpoint.device_copy import DeviceCopy
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.saving import Saving
 from runner.checkpoint.store import CheckpointStore
 from runner.records import Progress
 
@@ -35,9 +36,16 @@ class Training:
         moments = {str(i): self.optimizer.state[p] for i, p in enumerate(self.model.parameters())}
         return {"model": self.model.state_dict(), "optimizer": moments}
 
-    @property
-    def parameters(self) -> set[str]:
-        return {name for name, _ in self.model.named_parameters()}
+    def save(self, store: CheckpointStore, step: int) -> Saving:
+        return store.save(
+            self.state(),
+            progress=Progress(step=step),
+            reasons=(),
+            metrics={},
+            documents={},
+            facts={},
+            parameters={name for name, _ in self.model.named_parameters()},
+        )
 
 
 def copied(tree: Any) -> Any:
@@ -67,15 +75,7 @@ def test_steps_that_follow_at_once_do_not_change_what_is_saved(
     for step in range(1, 6):
         training.step()
         expected = copied(training.state())
-        saving = store.save(
-            training.state(),
-            progress=Progress(step=step),
-            reasons=(),
-            metrics={},
-            documents={},
-            facts={},
-            parameters=training.parameters,
-        )
+        saving = training.save(store, step)
         hook = training.optimizer.register_step_pre_hook(lambda *_, saving=saving: saving.hold_updates())
         for _ in range(5):
             training.step()
@@ -93,15 +93,7 @@ def test_saving_beside_the_training_changes_none_of_its_numbers(store: Checkpoin
         for step in range(1, 20):
             training.step()
             if training is saved and step % 3 == 0:
-                saving = store.save(
-                    training.state(),
-                    progress=Progress(step=step),
-                    reasons=(),
-                    metrics={},
-                    documents={},
-                    facts={},
-                    parameters=training.parameters,
-                )
+                saving = training.save(store, step)
                 training.optimizer.register_step_pre_hook(lambda *_, saving=saving: saving.hold_updates())
     store.wait()
     for one, other in zip(plain.model.state_dict().values(), saved.model.state_dict().values(), strict=True):

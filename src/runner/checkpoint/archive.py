@@ -13,10 +13,10 @@ from pathlib import Path
 
 from runner.checkpoint import tags, torch_file
 from runner.checkpoint.compressed import SUFFIX, compressed, zstd
-from runner.checkpoint.damage import damaged_tensors, try_header
+from runner.checkpoint.damage import damaged_tensors, likely_header
 from runner.checkpoint.durable import InMemory, write_all, write_file
 from runner.checkpoint.files import Member
-from runner.checkpoint.fresh import new_directory, new_file, reported
+from runner.checkpoint.fresh import in_the_way, new_directory, new_file, reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME, parse_manifest
 from runner.checkpoint.zip_layout import Entry, data_begin, directory, local_header
@@ -35,7 +35,7 @@ def check_target(file: Path, *, compress: bool) -> None:
     if compress:
         zstd()
     if os.path.lexists(file):
-        raise ConfigError(f"{file}: stands there already, and nothing is overwritten; choose another name")
+        raise in_the_way(file)
 
 
 def pack(checkpoint: Checkpoint, file: Path, *, compress: bool = False) -> int:
@@ -82,7 +82,7 @@ def copy(checkpoint: Checkpoint, target: Path) -> Checkpoint:
     text = _manifest_text(checkpoint)
     # An empty directory is no loss, and renaming replaces no other.
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: stands there already, and nothing is overwritten; choose another name")
+        raise in_the_way(target)
     with reported(target, checkpoint.manifest.size), new_directory(target) as hidden:
         for name, record in checkpoint.manifest.files.items():
             with checkpoint.place.opened(name, record) as member:
@@ -131,16 +131,13 @@ class _Verified:
         return self._member.record.size
 
     def chunks(self) -> Iterator[memoryview]:
-        member, header = self._member, None
+        member = self._member
         scratch = memoryview(bytearray(min(member.record.chunk_bytes, member.record.size)))
         for index in range(member.record.num_chunks):
             begin, end = member.extent(index)
             chunk = scratch[: end - begin]
-            good = member.fill(index, chunk)
-            if index == 0 and member.path.suffix == ".safetensors":
-                header = try_header(bytes(chunk), member)
-            if not good:
-                raise damaged_tensors(member, index, header)
+            if not member.fill(index, chunk):
+                raise damaged_tensors(member, index, likely_header(member))
             yield chunk
 
 

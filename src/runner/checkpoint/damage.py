@@ -10,11 +10,11 @@ def damages_in(member: Member) -> list[str]:
     """A line for each damaged chunk of an opened file, naming the tensors in it where there are some."""
     chunks = range(member.record.num_chunks)
     bad = [index for index, good in zip(chunks, read_chunks(member, chunks, member.fill), strict=True) if not good]
-    if member.path.suffix != ".safetensors":
-        return [str(damaged_tensors(member, index, None)) for index in bad]
     if bad:
-        header = _likely_header(member)
+        header = likely_header(member)
         return [str(damaged_tensors(member, index, header)) for index in bad]
+    if member.path.suffix != ".safetensors":
+        return []
     try:
         # Bytes that are as they were written can still be none of ours.
         read_header(member)
@@ -23,7 +23,10 @@ def damages_in(member: Member) -> list[str]:
     return []
 
 
-def _likely_header(member: Member) -> Header | None:
+def likely_header(member: Member) -> Header | None:
+    """The header of a tensor file that is damaged somewhere, if it still makes sense; None for other files."""
+    if member.path.suffix != ".safetensors":
+        return None
     begin, end = member.extent(0)
     start = bytearray(end - begin)
     member.fill(0, memoryview(start))

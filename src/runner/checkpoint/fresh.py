@@ -14,9 +14,14 @@ from pathlib import Path
 
 from runner.checkpoint.durable import advice, again, sync_directory
 from runner.checkpoint.files import digest_of
-from runner.errors import SaveError
+from runner.errors import ConfigError, SaveError
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def in_the_way(target: Path) -> ConfigError:
+    """The error for a target that stands there already."""
+    return ConfigError(f"{target}: stands there already, and nothing is overwritten; choose another name")
 
 
 @contextmanager

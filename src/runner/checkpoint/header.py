@@ -93,6 +93,11 @@ class Header:
         return [entry for entry in self.entries.values() if entry.begin < end and begin < entry.end]
 
 
+def aligned(position: int) -> int:
+    """The first multiple of 4 KiB from `position` on."""
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
 def lay_out(tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]) -> tuple[bytes, Header]:
     """The bytes before the data, and where each (name, dtype, shape) goes."""
     in_order = sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor[1]])
@@ -103,7 +108,7 @@ def lay_out(tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping
         values[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(values, separators=(",", ":")).encode("ascii")
-    size = -(-(LENGTH_BYTES + len(text)) // ALIGNMENT) * ALIGNMENT
+    size = aligned(LENGTH_BYTES + len(text))
     length = size - LENGTH_BYTES
     if length > LENGTH_LIMIT:
         raise ValueError(f"the names of {len(in_order)} tensors need {length} bytes; a tensor file has {LENGTH_LIMIT}")

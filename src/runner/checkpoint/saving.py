@@ -49,8 +49,10 @@ class Saving:
     @property
     def stats(self) -> SaveStats | None:
         """What it has cost, once it is done and did not fail."""
-        failed = not self.done or self._future is None or self._future.exception() is not None
-        return None if failed or self._future is None else self._future.result().stats
+        future = self._future
+        if future is None or not future.done() or future.exception() is not None:
+            return None
+        return future.result().stats
 
     def wait(self, timeout: float | None = None) -> Saved:
         """What was saved, once it is durable. Raises what the save failed with.

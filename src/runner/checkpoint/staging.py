@@ -16,9 +16,9 @@ from torch import Tensor
 
 from runner.checkpoint.device_copy import DeviceCopy
 from runner.checkpoint.durable import InMemory
-from runner.checkpoint.header import ALIGNMENT
+from runner.checkpoint.header import aligned
 from runner.checkpoint.shared_copy import Beside, can_share, copy_together
-from runner.checkpoint.tensors import TensorFile, memory_of, on_host
+from runner.checkpoint.tensors import TensorFile, memory_of
 from runner.errors import SaveError
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -93,7 +93,7 @@ class Arena:
         if self._layout is not None and self._layout.structure == structure:
             return self._layout
         files = {name: TensorFile(named) for name, named in tensors.items()}
-        size = sum(_padded(file.size) for file in files.values())
+        size = sum(aligned(file.size) for file in files.values())
         pinned = any(tensor.is_cuda for named in tensors.values() for tensor in named.values())
         self._layout = None
         if self._memory is None or self._memory.numel() < size or self._memory.is_pinned() != pinned:
@@ -134,7 +134,7 @@ class _Layout:
                 for entry in file.header.entries.values()
                 if entry.end > entry.begin
             ]
-            begin += _padded(file.size)
+            begin += aligned(file.size)
         self.write_headers()
 
     def write_headers(self) -> None:
@@ -150,14 +150,14 @@ class _Layout:
         for file, places in self._places.items():
             named = tensors[file]
             for name, target, as_bytes, is_large in places:
-                tensor = named[name]
+                tensor = _bytes_of(named[name]) if as_bytes else named[name]
                 if tensor.is_cuda:
-                    copying.add(target, _bytes_of(tensor) if as_bytes else tensor, stepped=stepped(file, name))
+                    copying.add(target, tensor, stepped=stepped(file, name))
                 elif is_large and can_share(tensor):
                     large.append((target, tensor))
                 else:
                     targets.append(target)
-                    sources.append(_bytes_of(on_host(tensor)) if as_bytes else tensor)
+                    sources.append(tensor)
         if copying:
             copying.begin()
         if targets:
@@ -185,7 +185,3 @@ def _target(place: Tensor, tensor: Tensor) -> tuple[Tensor, bool]:
 
 def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

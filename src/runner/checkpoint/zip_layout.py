@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoint.files import Source
+from runner.checkpoint.header import ALIGNMENT, aligned
 from runner.errors import DamagedError, FormatError
 
-ALIGNMENT = 4096
 _DIRECTORY_LIMIT = 16 * 1024 * 1024
 _MEMBERS_LIMIT = 10_000
 
@@ -49,7 +49,7 @@ class Entry:
 
 def data_begin(name: str, position: int) -> int:
     """Where a member's bytes begin whose header stands at `position`; the same whatever its length is."""
-    return -(-(position + _LOCAL.size + len(name) + _LARGE_SIZES + 6) // ALIGNMENT) * ALIGNMENT
+    return aligned(position + _LOCAL.size + len(name) + _LARGE_SIZES + 6)
 
 
 def local_header(name: str, crc: int, size: int, position: int) -> bytes:

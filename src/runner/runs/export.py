@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from runner.checkpoint.durable import write_all
-from runner.checkpoint.fresh import new_file, reported
+from runner.checkpoint.fresh import in_the_way, new_file, reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import model_tensors
 from runner.checkpoint.tensors import TensorFile
@@ -37,7 +37,7 @@ def export(checkpoint: Checkpoint, file: Path, *, weights: str = "raw") -> int:
     if suffix not in (TENSORS, *TORCH):
         raise ConfigError(f"{file}: exports end in {TENSORS}, {' or '.join(TORCH)}; choose one of these")
     if os.path.lexists(file):
-        raise ConfigError(f"{file}: stands there already, and nothing is overwritten; choose another name")
+        raise in_the_way(file)
     tensors = model_tensors(checkpoint, weights)
     values = None if suffix == TENSORS else _tutorial(checkpoint, tensors)
     with reported(file, sum(tensor.nbytes for tensor in tensors.values())), new_file(file) as descriptor:

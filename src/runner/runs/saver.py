@@ -183,10 +183,10 @@ class Saver:
         self.saved, self._saved_at = saved.progress, self.clock()
         cost = self._stall if not self.settings.asynchronous else self._stall + saved.stats.cost - saved.stats.stall
         elapsed = self.clock() - self._training_since
-        self.account.add(replace(saved.stats, stall=self._stall, cost=cost))
+        stats = replace(saved.stats, stall=self._stall, cost=cost)
+        self.account.add(stats)
         self.account.share = self.account.stall / elapsed if elapsed > 0 else 0.0
-        stats = replace(saved.stats, stall=self._stall, cost=cost, share=self.account.share)
-        self.observe(replace(saved, stats=stats))
+        self.observe(replace(saved, stats=replace(stats, share=self.account.share)))
 
     def finish(self) -> None:
         """Wait until nothing is under way. Raises what the last save failed with: the end must be saved."""
