@@ -2,7 +2,7 @@ import json
 import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from runner.checkpoint.files import CHUNK_BYTES, FileRecord, record_of
-from runner.checkpoint.tensors import TensorFile, read_tensors
+from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member, record_of
+from runner.checkpoint.tensors import TensorFile, tensors_in
 from runner.errors import CheckpointError, DamagedError, FormatError
 
 COMMON = [
@@ -22,6 +22,11 @@ COMMON = [
 ]
 DTYPES = [getattr(torch, name) for line in COMMON for name in line.split()]
 OURS_ONLY = [torch.complex128, torch.complex32, torch.float4_e2m1fn_x2]
+
+
+def read_tensors(path: Path, record: FileRecord, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    with Member(path, record) as member:
+        return tensors_in(member, names)
 
 
 def written(path: Path, tensors: dict[str, Tensor]) -> FileRecord:

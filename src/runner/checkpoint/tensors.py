@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from runner.checkpoint.damage import damaged_tensors, read_header
-from runner.checkpoint.files import CHUNK_BYTES, FileRecord, Member
+from runner.checkpoint.files import CHUNK_BYTES, Member
 from runner.checkpoint.header import TORCH_NAMES, Entry, Header, lay_out
 from runner.checkpoint.reading import read_chunks
 from runner.errors import CheckpointError, DamagedError
@@ -69,7 +69,7 @@ class TensorFile:
     def _pieces(self) -> Iterator[memoryview]:
         yield memoryview(self.start)
         for name in self.header.entries:
-            yield memory_of(on_host(self._tensors[name]))
+            yield memory_of(_on_host(self._tensors[name]))
 
 
 def check_dtype(dtype: object) -> None:
@@ -90,18 +90,12 @@ def memory_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def read_tensors(path: Path, record: FileRecord, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a file, or those of `names` that it has, each in storage of its own.
+def tensors_in(member: Member, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of an opened file, or those of `names` that it has, each in storage of its own.
 
     Only the chunks that hold them are read; every chunk read is compared with its digest. Raises DamagedError naming
     the tensors that a damaged chunk holds.
     """
-    with Member(path, record) as member:
-        return tensors_in(member, names)
-
-
-def tensors_in(member: Member, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of an opened file, as `read_tensors` gives them."""
     header = read_header(member)
     entries = [entry for name, entry in header.entries.items() if names is None or name in names]
     dtypes = _true_dtypes(header, member.path)
@@ -180,8 +174,7 @@ def _empty(entry: Entry, tags: Mapping[str, str]) -> Tensor:
     return torch.empty(entry.shape[: len(entry.shape) - len(extra)], dtype=dtype)
 
 
-def on_host(tensor: Tensor) -> Tensor:
-    """A tensor as it is in a file: on the host, dense, its values as they read."""
+def _on_host(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
 
 
