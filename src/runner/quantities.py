@@ -21,6 +21,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
 
 
+def epoch_number(epoch: int, batch: int) -> int:
+    """The epoch of the last step, counted from 1 as people do; given are the epochs finished, and batches since."""
+    return epoch + 1 if batch else epoch
+
+
 def position(step: int, epoch: int, batch: int) -> str:
-    """Where a training stands. Epochs are counted from 1, as people do: the one at work, or that has just ended."""
-    return f"step {step}, epoch {epoch + 1}, batch {batch}" if batch else f"step {step}, epoch {epoch}"
+    """Where a training stands."""
+    return f"step {step}, epoch {epoch_number(epoch, batch)}" + (f", batch {batch}" if batch else "")

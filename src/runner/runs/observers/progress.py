@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from runner.quantities import duration
+from runner.quantities import duration, epoch_number
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, Started, Step
 from runner.records import Progress as Position
 
@@ -132,4 +132,4 @@ def _evaluation_line(record: Evaluation) -> Text:
 
 def epoch_of(progress: Position) -> int:
     """The epoch of the last step, counted from 1 as people do."""
-    return progress.epoch if progress.batch == 0 else progress.epoch + 1
+    return epoch_number(progress.epoch, progress.batch)
