@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from runner.config.replay import as_text, combined, pins, repeatable
+from runner.config.replay import as_text, combined, repeatable
 
 
 def parsed(*overrides: str) -> list[Override]:
@@ -95,30 +95,6 @@ def test_what_a_new_option_leaves_out_is_said() -> None:
     assert both.overrides == ("optimizers=3", "optimizer=sgd")
     assert both.notes == ("optimizer=sgd: the earlier overrides optimizer.lr=1 optimizer.betas=[0,1] are left out",)
     assert both.switched == ("optimizer",)
-
-
-@pytest.mark.parametrize(
-    ("saved", "today", "expected"),
-    [
-        ({"a": 1}, {"a": 1}, []),
-        ({"a": 1}, {"a": 2}, ["++a=1"]),
-        ({"a": 1}, {"a": 1.0}, ["++a=1"]),
-        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ["++a.c=2"]),
-        ({"a": {"b": 1}}, {"a": {}}, ["++a.b=1"]),
-        ({"a": {"b": 1}}, {"a": 3}, ["++a={b:1}"]),
-        ({"a": {}}, {"a": {"b": 1}}, ["~a.b"]),
-        ({"a": {}}, {"a": {"kept": 1}}, []),
-        ({"a": [1, 2]}, {"a": [1]}, ["++a=[1,2]"]),
-        ({"a": "${b}"}, {"a": 3}, ["++a='${b}'"]),
-        ({"a": "<redacted>"}, {"a": 3}, []),
-        ({"m": {"_target_": "x.Y"}}, {"m": {"_target_": "x.Z"}}, ["++m._target_='x.Y'"]),
-    ],
-)
-def test_where_conf_has_drifted_the_saved_value_is_pinned(
-    saved: dict[str, Any], today: dict[str, Any], expected: list[str]
-) -> None:
-    found = pins(saved, today, keep_new=lambda path: path[-1] == "kept")
-    assert [pin.override for pin in found] == expected
 
 
 @pytest.mark.parametrize(

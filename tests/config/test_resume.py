@@ -15,7 +15,8 @@ from runner.config.documents import COMPOSED, documents, saved_config, write_hyd
 from runner.config.finding import Found
 from runner.config.places import conf_directory
 from runner.config.prepare import Prepared, prepare
-from runner.config.resume import Replay, compose_again, prepare_resume, resumed
+from runner.config.recomposing import Replay, compose_again
+from runner.config.resume import prepare_resume, resumed
 from runner.config.sources import Sources
 from runner.config.words import Words
 from runner.errors import ConfigError, ResumeError, TrustError

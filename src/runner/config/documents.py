@@ -35,6 +35,8 @@ _ITEMS = "_items_"
 class SavedConfig:
     """A config as it was read from where it had been written."""
 
+    where: Path
+    """The checkpoint, or the directory `.hydra`, that holds it."""
     composed: dict[str, Any]
     written: dict[str, Any]
     """Resolved, in the form in which it is written."""
@@ -90,7 +92,7 @@ def saved_config(composed: bytes, built: bytes, *, where: Path) -> SavedConfig:
         raise FormatError(
             f"{where / BUILT}: not a saved config ({type(error).__name__}: {error}); use another checkpoint"
         ) from error
-    return SavedConfig(_mapping(composed, where / COMPOSED), written_config, tuple(overrides), choices)
+    return SavedConfig(where, _mapping(composed, where / COMPOSED), written_config, tuple(overrides), choices)
 
 
 def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:

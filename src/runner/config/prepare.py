@@ -17,8 +17,9 @@ from runner.config.documents import written
 from runner.config.fitting import fitted
 from runner.config.identity import identity
 from runner.config.initial import not_there
+from runner.config.recomposing import compose_again
 from runner.config.replay import as_text
-from runner.config.resume import Resumption, compose_again, prepare_resume, resumed
+from runner.config.resume import Resumption, prepare_resume, resumed
 from runner.config.secrets import redact
 from runner.config.sources import Sources
 from runner.config.sweep import check_sweep

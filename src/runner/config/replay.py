@@ -1,6 +1,6 @@
-"""Saved overrides, repeated under this launch's: what is left out, what takes whose place, where conf/ has drifted."""
+"""Saved overrides, repeated under this launch's: what is left out, and what takes whose place."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,6 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from runner.config.diff import NOT_THERE, differing
-from runner.config.interpolation import Path
 from runner.config.secrets import REDACTED
 from runner.config.words import LAUNCH_WORDS
 
@@ -140,34 +138,6 @@ def packages(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -
         if group and not group.startswith("hydra"):
             found[group] = default.package or group.replace("/", ".")
     return found
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A value that conf/ no longer gives, held to what was saved."""
-
-    path: Path
-    saved: Any
-    """NOT_THERE: the key is left out of the config again."""
-
-    @property
-    def key(self) -> str:
-        return ".".join(map(str, self.path))
-
-    @property
-    def override(self) -> str:
-        """As Hydra takes it."""
-        return f"~{self.key}" if self.saved is NOT_THERE else f"++{self.key}={as_text(self.saved)}"
-
-
-def pins(saved: Mapping[str, Any], today: Mapping[str, Any], *, keep_new: Callable[[Path], bool]) -> Iterator[Pin]:
-    """What has to be pinned so that `today` becomes `saved`; both composed, unresolved and redacted.
-
-    Keys that are new today are left out of the config again, unless `keep_new` wants them.
-    """
-    for path, was, _ in differing(saved, today):
-        if not (keep_new(path) if was is NOT_THERE else isinstance(was, str) and REDACTED in was):
-            yield Pin(path, was)
 
 
 def as_text(value: Any) -> str:

@@ -1,0 +1,88 @@
+"""Where conf/ has drifted since a run was launched, and the pins that hold the run to what was saved."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config.composing import Config
+from runner.config.diff import NOT_THERE, differing
+from runner.config.documents import SavedConfig
+from runner.config.interpolation import Path, leaves, replaced
+from runner.config.replay import as_text
+from runner.config.schema import SCHEMAS
+from runner.config.secrets import REDACTED, redact
+from runner.config.targets import GROUP_LEVEL
+
+_NOW = "${now:"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A value that conf/ no longer gives, held to what was saved."""
+
+    path: Path
+    saved: Any
+    """NOT_THERE: the key is left out of the config again."""
+
+    @property
+    def key(self) -> str:
+        return ".".join(map(str, self.path))
+
+    @property
+    def override(self) -> str:
+        """As Hydra takes it."""
+        return f"~{self.key}" if self.saved is NOT_THERE else f"++{self.key}={as_text(self.saved)}"
+
+
+def pins(saved: Mapping[str, Any], today: Mapping[str, Any], *, keep_new: Callable[[Path], bool]) -> Iterator[Pin]:
+    """What has to be pinned so that `today` becomes `saved`; both composed, unresolved and redacted.
+
+    Keys that are new today are left out of the config again, unless `keep_new` wants them.
+    """
+    for path, was, _ in differing(saved, today):
+        if not (keep_new(path) if was is NOT_THERE else isinstance(was, str) and REDACTED in was):
+            yield Pin(path, was)
+
+
+def pins_of_launch(saved: SavedConfig, base: Config, now: Config, *, switched: Collection[str]) -> list[Pin]:
+    """The pins of a launch: what conf/ gives differently today, without what the launch changes itself.
+
+    `base` is composed of the saved overrides alone, `now` of those of the launch too. Under the keys `switched` another
+    option stands now.
+    """
+    today, typed = redact(base.composed), redact(now.composed)
+    # A time that was interpolated has passed.
+    passed = {path: at(saved.written, path) for path, text in leaves(saved.composed) if _NOW in str(text)}
+    return [
+        pin
+        for pin in pins(replaced(saved.composed, passed), today, keep_new=_is_needed)
+        if not any(f"{pin.key}.".startswith(f"{key}.") for key in switched)
+        and at(today, pin.path) == at(typed, pin.path)
+    ]
+
+
+def _is_needed(path: Path) -> bool:
+    """Whether the runner wants a new key: one of its own sections. Elsewhere it would change what is built."""
+    group = str(path[0])
+    return len(path) == 1 or group in SCHEMAS or (group in GROUP_LEVEL and path[1] in GROUP_LEVEL[group])
+
+
+def is_drift(pin: Pin, base: Config, *, typed: Collection[str]) -> bool:
+    """Whether a pin tells of a change of conf/; some are needed although it is what it was.
+
+    With a target that was `typed` (a key), arguments of its option were left out; a time that was interpolated has
+    passed.
+    """
+    if pin.saved is NOT_THERE:
+        targets = [key.removesuffix("_target_") for key in typed if key.endswith("._target_")]
+        return not any(pin.key.startswith(target) for target in targets)
+    return _NOW not in str(at(base.composed, pin.path))
+
+
+def at(tree: Any, path: Path) -> Any:
+    """What stands at a path of nested mappings; NOT_THERE if nothing does."""
+    for part in path:
+        if not isinstance(tree, Mapping) or part not in tree:
+            return NOT_THERE
+        tree = tree[part]
+    return tree
