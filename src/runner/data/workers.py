@@ -19,7 +19,7 @@ from runner.errors import DataError
 Task = tuple[int, int, list[int]]
 """What a worker is told: epoch, number of the batch, indices."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Workers:
