@@ -43,6 +43,16 @@ class Monitor:
 
 
 @dataclass(frozen=True, slots=True)
+class Digests:
+    """What went into a step and what it left, in short: who takes the step again can tell whether it is the same."""
+
+    batches: str
+    """Of the contents of the window's batches, as they came from the data."""
+    generators: str
+    """Of the states of the random generators after the step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step has been finished (or skipped, where its gradients were not finite)."""
 
@@ -55,6 +65,8 @@ class Step:
     """Total norm before clipping, where it was computed and gathered."""
     skipped: bool = False
     """The update was left out because the loss or a gradient was not finite."""
+    digests: Digests | None = None
+    """None between two gathers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,17 @@ class Evaluation:
     improved: bool
     """The monitored metric is better than ever before in this run."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluating:
+    """An evaluation is under way: so many batches of the split are done. It may still be broken off."""
+
+    progress: Progress
+    split: str
+    batches: int
+    num_batches: int | None
+    """None where the split does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +165,4 @@ class Ended:
     reason: str
 
 
-Record = Step | Epoch | Evaluation | Saved | SaveFailed | Started | Ended
+Record = Step | Epoch | Evaluating | Evaluation | Saved | SaveFailed | Started | Ended

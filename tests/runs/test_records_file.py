@@ -8,7 +8,7 @@ import pytest
 
 from runner.errors import SaveError
 from runner.metrics_file import MetricsFile, read_metrics
-from runner.records import Ended, Epoch, Evaluation, Progress, Record, Saved, SaveStats, Started, Step
+from runner.records import Digests, Ended, Epoch, Evaluation, Progress, Record, Saved, SaveStats, Started, Step
 from runner.runs.records_file import RecordsFile
 
 
@@ -22,11 +22,14 @@ def written(tmp_path: Path, *records: Record, log_every: int = 2) -> list[dict[s
 def test_every_nth_step_is_written_and_every_skipped_one(tmp_path: Path) -> None:
     steps = [
         Step(Progress(1), 0.1, loss=1.0),
-        Step(Progress(2), 0.1, loss=2.0, grad_norm=3.0),
+        Step(Progress(2), 0.1, loss=2.0, grad_norm=3.0, digests=Digests("00ff", "abcd")),
         Step(Progress(3), 0.1, skipped=True),
     ]
     assert written(tmp_path, *steps) == [
-        {"event": "step", "step": 2, "epoch": 0, "loss": 2.0, "lr": 0.1, "grad_norm": 3.0},
+        {
+            **{"event": "step", "step": 2, "epoch": 0, "loss": 2.0, "lr": 0.1, "grad_norm": 3.0},
+            "digests": {"batches": "00ff", "generators": "abcd"},
+        },
         {"event": "step", "step": 3, "epoch": 0, "loss": None, "lr": 0.1, "skipped": True},
     ]
 

@@ -1,13 +1,13 @@
 """The records of a run as lines of `metrics.jsonl`."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from runner.errors import SaveError
 from runner.metrics_file import MetricsFile
 from runner.records import Ended, Epoch, Evaluation, Record, Saved, SaveFailed, Step
+from runner.runs.writing import reported
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class RecordsFile:
         if line is None:
             return
         try:
-            with self._reported():
+            with reported(self.file.path):
                 self.file.append(line)
         except SaveError as error:
             if not self.go_on:
@@ -45,32 +45,24 @@ class RecordsFile:
 
     def start(self, step: int) -> None:
         """Note that the attempt goes on from `step`."""
-        with self._reported():
+        with reported(self.file.path):
             self.file.start(step)
 
     def sync(self) -> None:
         """Return when every record has reached the disk: before a checkpoint is committed that builds on them."""
-        with self._reported():
+        with reported(self.file.path):
             self.file.sync()
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SaveError(
-                f"{self.file.path}: cannot be written ({error.strerror}); free some space or make it writable, "
-                "then resume the run"
-            ) from error
 
     def _line(self, record: Record) -> dict[str, Any] | None:
         at = {"step": record.progress.step, "epoch": record.progress.epoch}
         if isinstance(record, Step):
-            line = {"event": "step", **at, "loss": record.loss, "lr": record.lr}
+            line: dict[str, Any] = {"event": "step", **at, "loss": record.loss, "lr": record.lr}
             if record.grad_norm is not None:
                 line["grad_norm"] = record.grad_norm
             if record.skipped:
                 line["skipped"] = True
+            if record.digests is not None:
+                line["digests"] = asdict(record.digests)
             return line
         if isinstance(record, Epoch):
             return {"event": "epoch", **at, "loss": record.loss, "lr": record.lr, "seconds": round(record.seconds, 3)}

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from runner.errors import TrainingError
-from runner.records import Progress, Step, World
+from runner.records import Digests, Progress, Step, World
+from runner.training import digests
 from runner.training.module_state import in_eval_mode, put_in_train_mode
 from runner.training.objective import Objective, num_samples, to_device
 from runner.training.optimizer_state import needs_closure
@@ -129,6 +130,9 @@ class _Stepper:
         state, plan = self.state, self.plan
         before, lr = state.progress, state.lr
         state.whole = False
+        gathered = (before.step + 1) % plan.log_every == 0
+        # Before the batches go to a device, so that nothing waits for it.
+        batches = digests.of_window(window) if gathered else ""
         if state.device.type != "cpu":
             window = [to_device(batch, state.device) for batch in window]
         counts, total, samples = self._counted(window)
@@ -148,10 +152,11 @@ class _Stepper:
             state.scheduler.step(progress, None)
         state.whole = True
         if self.gated:
-            if progress.step % plan.log_every:
+            if not gathered:
                 return Step(progress, lr)
             state.check_finite()
-        return Step(progress, lr, float(loss), None if norm is None else float(norm), not made)
+        told = Digests(batches, digests.of_generators()) if gathered else None
+        return Step(progress, lr, float(loss), None if norm is None else float(norm), not made, told)
 
     def _counted(self, window: list[Any]) -> tuple[list[Any], Any, int]:
         """The loss's count of each batch, their total and the number of samples, the last two over all ranks."""
