@@ -23,6 +23,9 @@ from collections.abc import Sequence
 class RunnerError(Exception):
     """Anything that a user of the runner can cause and can mend."""
 
+    refused = True
+    """Nothing had begun when it was raised: what it refuses has left everything as it was."""
+
 
 class ConfigError(RunnerError, ValueError):
     """A config that cannot be run. `problems` holds one or two lines for each mistake; all are found at once."""

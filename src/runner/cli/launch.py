@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.collector import collector_paused
-from runner.errors import CheckpointError, ConfigError, ResumeError, RunnerError, TrustError
+from runner.errors import ConfigError, RunnerError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,8 +55,7 @@ def launch(argv: Sequence[str]) -> int:
             raise
         for line in str(error).splitlines():
             print(f"runner: {line}", file=sys.stderr)
-        refused = isinstance(error, ConfigError | ResumeError | TrustError | CheckpointError)
-        return REFUSED if refused else FAILED
+        return REFUSED if error.refused else FAILED
 
 
 def _launch(argv: Sequence[str]) -> int:
@@ -127,9 +126,10 @@ def _sweep(argv: Sequence[str]) -> int:
         # What the sweeper itself refuses, before its first job.
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{reason}; sweep in another way, or choose another hydra/sweeper") from error
-    except ConfigError as error:
+    except RunnerError as error:
         # The sweep was checked; what a single job is refused for is a failure of that job.
-        raise RunnerError(str(error)) from error
+        error.refused = False
+        raise
     finally:
         if begun:
             _show_sweep(begun[0].parent)

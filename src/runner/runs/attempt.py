@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.store import CheckpointStore
 from runner.collector import collector_paused, collector_resting
 from runner.config.build import Training, build
@@ -30,6 +29,7 @@ from runner.runs.records_file import RecordsFile
 from runner.runs.restoring import restore
 from runner.runs.saver import Account, Saver
 from runner.runs.source_code import changed_source, keep_source
+from runner.runs.writing import reported
 from runner.training.signals import Signals
 
 if TYPE_CHECKING:
@@ -46,13 +46,12 @@ class Attempt:
         config: Config,
         settings: Settings,
         run: RunDir,
-        number: int,
         words: Words,
         resumption: Resumption | None,
         console: Console,
         software: Mapping[str, Any],
     ) -> None:
-        self.config, self.settings, self.run, self.number = config, settings, run, number
+        self.config, self.settings, self.run = config, settings, run
         self.words, self.resumption, self.console, self.software = words, resumption, console, software
         self.began = time.monotonic()
         self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
@@ -78,14 +77,16 @@ class Attempt:
     def model(self) -> "nn.Module | None":
         return None if self.training is None else self.training.state.model
 
-    def carry_out(self, signals: Signals) -> Stop:
-        """Build, restore, train, report."""
+    def carry_out(self, signals: Signals, *, begin: Callable[[], int]) -> Stop:
+        """Build and restore, train, report.
+
+        Building and restoring may refuse the launch, so nothing is written before: then `begin` notes that the attempt
+        begins, and gives its number.
+        """
         settings, console = self.settings, self.console
         typed = self.config.overrides if self.resumption is None else self.resumption.overrides
         report.start(console, settings.name, self.run.path, self.config.resolved, typed)
-        code = self.run.code / f"{self.number:03d}"
         with ExitStack() as ending:
-            ending.enter_context(provenance.kept_git(code))
             with collector_paused():
                 training = build(self.config.resolved, settings, seed=settings.seed)
             ending.callback(training.close)
@@ -98,10 +99,16 @@ class Attempt:
 
                 for line in initialize(training.state, settings.initial):
                     report.tell(console, line)
-            # Before anything is moved or written: one that cannot be built refuses the launch.
+            notes = [] if self.resumption is None else self._restore(training, self.resumption)
+            # One that cannot be built refuses the launch, too.
             observers = Observers(self._observers())
             ending.callback(observers.close)
             report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
+            number = begin()
+            code = self.run.code / f"{number:03d}"
+            ending.enter_context(provenance.kept_git(code))
+            with reported(self.run.metrics):
+                metrics_file = ending.enter_context(MetricsFile(self.run.metrics, number))
             store = CheckpointStore(
                 self.run.checkpoints,
                 run=self.run.id,
@@ -111,17 +118,17 @@ class Attempt:
                 read_back=settings.checkpoint.read_back,
             )
             ending.callback(store.close)
-            facts = self._facts(training)
-            restored = None if self.resumption is None else self._restore(training, store, self.resumption, facts)
+            facts = self._facts(training, number)
+            if self.resumption is not None:
+                self._take_up(training, store, self.resumption, number=number, facts=facts, notes=notes)
             keep_source(code)
             ending.enter_context(collector_resting())
-            metrics_file = ending.enter_context(MetricsFile(self.run.metrics, self.number))
             records = RecordsFile(
                 metrics_file,
                 log_every=settings.trainer.log_every,
                 go_on=settings.checkpoint.on_failure == "continue",
             )
-            stop = self._train(training, store, restored, facts, signals, records, observers)
+            stop = self._train(training, store, number, facts, signals, records, observers)
         report.end(
             console,
             stop,
@@ -138,14 +145,15 @@ class Attempt:
         self,
         training: Training,
         store: CheckpointStore,
-        restored: Checkpoint | None,
+        number: int,
         facts: Mapping[str, Any],
         signals: Signals,
         records: RecordsFile,
         observers: Observers,
     ) -> Stop:
         settings, state = self.settings, training.state
-        records.start(state.progress.step)
+        restored = None if self.resumption is None else self.resumption.checkpoint
+        records.start(state.progress)
 
         def observe(record: Record) -> None:
             if isinstance(record, Step) and record.skipped:
@@ -169,7 +177,7 @@ class Attempt:
         observe(
             Started(
                 state.progress,
-                self.number,
+                number,
                 settings.name,
                 ends.total_steps,
                 ends.steps_per_epoch,
@@ -217,24 +225,33 @@ class Attempt:
                 at.batch,
             )
 
-    def _restore(
-        self, training: Training, store: CheckpointStore, resumption: Resumption, facts: Mapping[str, Any]
-    ) -> Checkpoint:
-        """Load the checkpoint's state into the training, set aside what is newer, and say what came of it."""
-        checkpoint = resumption.checkpoint
+    def _restore(self, training: Training, resumption: Resumption) -> list[str]:
+        """Load the checkpoint's state into the training; a line for everything that is not as it was."""
         changed = [difference.key for difference in resumption.differences]
-        notes = restore(training, checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
+        return restore(training, resumption.checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
+
+    def _take_up(
+        self,
+        training: Training,
+        store: CheckpointStore,
+        resumption: Resumption,
+        *,
+        number: int,
+        facts: Mapping[str, Any],
+        notes: list[str],
+    ) -> None:
+        """Set aside what is newer than the checkpoint, and say what came of the resume."""
+        checkpoint = resumption.checkpoint
         notes += provenance.not_exact(checkpoint.manifest.facts, facts)
         notes += changed_source(self.run.path / str(checkpoint.manifest.facts.get("code")))
         store.protect(checkpoint)
-        for moved in store.set_aside(checkpoint, self.number):
+        for moved in store.set_aside(checkpoint, number):
             notes.append(f"{moved.name}: newer than what is resumed, and set aside in {report.short(moved.parent)}")
         report.resumed(self.console, checkpoint, resumption.differences, notes, lr=training.state.lr)
-        return checkpoint
 
-    def _facts(self, training: Training) -> dict[str, Any]:
+    def _facts(self, training: Training, number: int) -> dict[str, Any]:
         """What a checkpoint's manifest says about where it comes from."""
-        code = {"code": f"code/{self.number:03d}", "attempt": self.number, "data": training.data.fingerprint}
+        code = {"code": f"code/{number:03d}", "attempt": number, "data": training.data.fingerprint}
         return {**self.software, **provenance.hardware(training.state.device), **code}
 
     def _observers(self) -> dict[str, Observer]:

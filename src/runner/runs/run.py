@@ -25,7 +25,7 @@ from runner.config.prepare import prepare
 from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
 from runner.config.words import Words
-from runner.errors import ConfigError, RunnerError, SaveError
+from runner.errors import ConfigError, RunnerError
 from runner.lock import RunLock
 from runner.metrics_file import read_metrics
 from runner.records import Progress
@@ -35,7 +35,9 @@ from runner.runs.attempt import Attempt
 from runner.runs.environment import process_settings
 from runner.runs.loop import Stop
 from runner.runs.provenance import software
+from runner.runs.run_log import run_log
 from runner.runs.terminal import terminal
+from runner.runs.writing import reported
 from runner.training.plan import limit_reached
 from runner.training.signals import caught
 
@@ -116,10 +118,10 @@ def execute(
 ) -> Outcome:
     """Carry out one attempt on `run`. Everything process-wide that it sets is put back when it ends.
 
-    A fresh launch that is refused when it is built, before it trains, leaves nothing behind.
+    A launch that is refused before it trains leaves everything as it was: no new run behind, an old one untouched.
     """
     console = terminal()
-    with _gone_if_refused(run), RunLock(run.lock), _log_file(run.log):
+    with _gone_if_refused(run), RunLock(run.lock), run_log(run.log) as begin_log:
         for note in notes:
             report.tell(console, note)
         if resumption is not None and (done := already_finished(run, settings, resumption)):
@@ -134,18 +136,27 @@ def execute(
         if resumption is not None:
             resumption = _in_its_run(resumption, run)
         versions = software()
-        try:
-            number = run.begin_attempt({**_facts(config, settings, resumption), **versions})
-            write_hydra_files(run, number, config)
-        except OSError as error:
-            raise SaveError(
-                f"{run.path}: cannot be written ({error.strerror}); free some space, then resume"
-            ) from error
-        attempt = Attempt(config, settings, run, number, words, resumption, console, versions)
+        facts = {**_facts(config, settings, resumption), **versions}
+        begun: list[int] = []
+
+        def begin() -> int:
+            with reported(run.path):
+                begin_log()
+                number = run.begin_attempt(facts)
+                begun.append(number)
+                write_hydra_files(run, number, config)
+            return number
+
+        attempt = Attempt(config, settings, run, words, resumption, console, versions)
         try:
             with process_settings(settings.runtime, deterministic=settings.trainer.deterministic), caught() as signals:
-                stop = attempt.carry_out(signals)
+                stop = attempt.carry_out(signals, begin=begin)
         except BaseException as error:
+            if isinstance(error, RunnerError):
+                if not begun:
+                    raise
+                error.refused = False
+            number = begun[0] if begun else begin()
             log.error("%s", error, exc_info=None if isinstance(error, RunnerError) else error)
             _note_end(run, number, "failed", f"{type(error).__name__}: {error}"[:500], attempt.progress)
             if not isinstance(error, ConfigError):
@@ -153,6 +164,7 @@ def execute(
                 newest = saved[-1] if saved else None
                 report.failed(console, directory=run.path, progress=attempt.progress, newest=newest)
             raise
+        (number,) = begun
         _note_end(run, number, stop.outcome, stop.reason, attempt.progress)
         return Outcome(stop, attempt.best, attempt.model)
 
@@ -210,63 +222,14 @@ def _note_end(run: RunDir, number: int, outcome: str, reason: str, progress: Pro
 
 @contextmanager
 def _gone_if_refused(run: RunDir) -> Iterator[None]:
-    """Remove the run's directory if the launch inside is refused before training, and nothing else was in it."""
+    """Remove the run's directory if a launch inside is refused that made it, and nothing else was in it."""
     in_sweep = (run.path.parent / "multirun.yaml").exists()
     only_claimed = not in_sweep and [path.name for path in run.path.iterdir()] == ["run.json"]
     try:
         yield
-    except ConfigError:
-        if only_claimed and not run.metrics.exists():
+    except RunnerError as error:
+        if only_claimed and error.refused:
             shutil.rmtree(run.path, ignore_errors=True)
             with suppress(OSError):
                 run.path.parent.rmdir()
         raise
-
-
-class _ToTerminal(logging.Handler):
-    """Warnings, on what is standard error when they come: the progress bar puts something of its own in its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # Errors are raised anyway.
-        if logging.WARNING <= record.levelno < logging.ERROR:
-            sys.stderr.write(f"{self.format(record)}\n")
-
-
-class _ToFile(logging.FileHandler):
-    """The run's log. That it cannot be written, on a full disk, is said once; nothing else comes of it."""
-
-    said = False
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if not self.said:
-            self.said = True
-            sys.stderr.write(f"WARNING {self.baseFilename}: cannot be written ({sys.exception()})\n")
-
-    def close(self) -> None:
-        # What could not be written is tried again here.
-        with suppress(OSError):
-            super().close()
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """What the package logs goes to the run's log inside; warnings to the terminal too, errors are raised anyway."""
-    package = logging.getLogger("runner")
-    try:
-        to_file = _ToFile(path, encoding="utf-8")
-    except OSError as error:
-        raise SaveError(f"{path}: cannot be written ({error.strerror}); make it writable, then resume") from error
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    to_terminal = _ToTerminal()
-    to_terminal.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    level = package.level
-    package.setLevel(logging.INFO)
-    package.addHandler(to_file)
-    package.addHandler(to_terminal)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
-        for handler in (to_file, to_terminal):
-            package.removeHandler(handler)
-            handler.close()
