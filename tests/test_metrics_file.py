@@ -9,6 +9,7 @@ import pytest
 
 from runner import jsonl
 from runner.metrics_file import MetricsFile, read_metrics
+from runner.records import Progress
 
 
 def step(number: int, **values: object) -> dict[str, object]:
@@ -18,7 +19,7 @@ def step(number: int, **values: object) -> dict[str, object]:
 def test_records_come_back_in_order_with_their_attempt(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path, 1) as file:
-        file.start(0)
+        file.start(Progress(0))
         file.append(step(1, loss=0.5))
         file.append(step(2, loss=0.25, note="größer ≥"))
     assert read_metrics(path) == [
@@ -63,7 +64,7 @@ def test_value_that_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Pat
 def test_file_torn_at_any_byte_is_read_and_gone_on_with(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     with MetricsFile(whole, 1) as file:
-        file.start(0)
+        file.start(Progress(0))
         for number in (1, 2, 3):
             file.append(step(number, loss=math.nan, text='a "quoted} ü'))
     content = whole.read_bytes()
@@ -113,28 +114,47 @@ def test_damaged_line_in_the_middle_is_left_out_and_named(tmp_path: Path, caplog
 def test_later_attempt_takes_back_what_came_after_the_step_it_went_on_from(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path, 1) as file:
-        file.start(0)
+        file.start(Progress(0))
         for number in range(1, 6):
             file.append(step(number))
     with MetricsFile(path, 2) as file:
-        file.start(3)
+        file.start(Progress(3))
         for number in range(4, 7):
             file.append(step(number))
     with MetricsFile(path, 3) as file:
-        file.start(5)
+        file.start(Progress(5))
         file.append(step(6))
         file.append({"event": "note"})
     found = [(record.get("step"), record["attempt"]) for record in read_metrics(path)]
     assert found == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (None, 3)]
 
 
+def test_steps_that_were_skipped_are_taken_back_by_their_position(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path, 1) as file:
+        file.start(Progress())
+        file.append(step(1, epoch=0))
+        for batch in (2, 3, 4):
+            file.append(step(1, epoch=0, batch=batch, skipped=True))
+        file.append({"event": "epoch", "step": 1, "epoch": 1})
+    with MetricsFile(path, 2) as file:
+        file.start(Progress(step=1, epoch=0, batch=3))
+        file.append(step(1, epoch=0, batch=4, skipped=True))
+    assert [(record.get("batch"), record["attempt"]) for record in read_metrics(path)] == [
+        (None, 1),
+        (2, 1),
+        (3, 1),
+        (4, 2),
+    ]
+
+
 def test_attempt_that_starts_over_takes_back_everything(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path, 1) as file:
-        file.start(0)
+        file.start(Progress(0))
         file.append(step(1))
     with MetricsFile(path, 2) as file:
-        file.start(0)
+        file.start(Progress(0))
     assert read_metrics(path) == []
 
 

@@ -1,8 +1,8 @@
 """`metrics.jsonl`: what was measured, one line a record, the number of the attempt on each.
 
-{"event": "attempt", "step": 0, "attempt": 1}
-{"event": "step", "step": 50, "loss": 0.71, "lr": 0.001, "attempt": 1}
-{"event": "attempt", "step": 40, "attempt": 2}       step 50 was taken back: attempt 2 went on from step 40
+{"event": "attempt", "step": 0, "epoch": 0, "batch": 0, "attempt": 1}
+{"event": "step", "step": 50, "epoch": 0, "loss": 0.71, "lr": 0.001, "attempt": 1}
+{"event": "attempt", "step": 40, "epoch": 0, "batch": 40, "attempt": 2}       attempt 2 went on from step 40: 50 is void
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from runner import jsonl
+from runner.records import Progress
 
 
 class MetricsFile:
@@ -21,9 +22,9 @@ class MetricsFile:
         self.attempt = attempt
         self._lines = jsonl.Appender(path)
 
-    def start(self, step: int) -> None:
-        """Record that this attempt goes on from `step`: what earlier attempts recorded after it no longer counts."""
-        self.append({"event": "attempt", "step": step})
+    def start(self, at: Progress) -> None:
+        """Record that this attempt goes on from there: what earlier attempts recorded after it no longer counts."""
+        self.append({"event": "attempt", "step": at.step, "epoch": at.epoch, "batch": at.batch})
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record, with this attempt's number, so that it survives the end of this process."""
@@ -49,20 +50,25 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records in order, as one uninterrupted run would have left them; [] if there is no file.
 
-    Where an attempt went on from step s, the earlier attempts' records with a greater step are left out. So are the
-    lines that only mark where an attempt began.
+    Where an attempt went on, the earlier attempts' records of what came after are left out: of greater steps, and of
+    windows of the same step that were skipped. So are the lines that only mark where an attempt began.
     """
     records: list[dict[str, Any]] = []
     for record in jsonl.read(path):
         if record.get("event") != "attempt":
             records.append(record)
             continue
-        restored = record.get("step")
-        if isinstance(restored, int):
-            records = [earlier for earlier in records if not _after(earlier, restored)]
+        if isinstance(record.get("step"), int):
+            records = [earlier for earlier in records if not _after(earlier, record)]
     return records
 
 
-def _after(record: Mapping[str, Any], step: int) -> bool:
-    at = record.get("step")
-    return isinstance(at, int | float) and at > step
+def _after(record: Mapping[str, Any], start: Mapping[str, Any]) -> bool:
+    """Whether `record` is of a later position. Steps that were skipped do not count: epoch and batch go on alone."""
+    for counter in ("step", "epoch", "batch"):
+        at, restored = record.get(counter), start.get(counter)
+        if not isinstance(at, int | float) or not isinstance(restored, int | float):
+            return False
+        if at != restored:
+            return at > restored
+    return False

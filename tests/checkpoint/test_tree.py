@@ -1,7 +1,7 @@
 import json
 import math
 import random
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,10 @@ def test_values_come_back_exactly(tree: Any, same: Callable[[Any, Any], bool]) -
 
 def test_an_ordered_dict_becomes_a_dict_in_the_same_order() -> None:
     assert list(through_json(OrderedDict(b=1, a=2)).items()) == [("b", 1), ("a", 2)]
+
+
+def test_a_counter_as_torchs_multi_step_scheduler_keeps_one_becomes_a_dict() -> None:
+    assert list(through_json({"milestones": Counter([3, 2, 3])})["milestones"].items()) == [(3, 2), (2, 1)]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint64", "float16", "float32", "float64", "complex128"])

@@ -74,7 +74,7 @@ def made(
     }
     metric = built.get("monitor", {}).get("metric", "val_loss")
     with MetricsFile(run.metrics, number) as metrics:
-        metrics.start(0)
+        metrics.start(Progress(0))
         for epoch, (step, score) in enumerate(scores.items(), start=1):
             metrics.append({"event": "epoch", "step": step, "epoch": epoch, "loss": score / 2, "lr": 0.1})
             metrics.append({"event": "evaluation", "step": step, "epoch": epoch, metric: score, "improved": True})

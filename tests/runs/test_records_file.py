@@ -30,7 +30,7 @@ def test_every_nth_step_is_written_and_every_skipped_one(tmp_path: Path) -> None
             **{"event": "step", "step": 2, "epoch": 0, "loss": 2.0, "lr": 0.1, "grad_norm": 3.0},
             "digests": {"batches": "00ff", "generators": "abcd"},
         },
-        {"event": "step", "step": 3, "epoch": 0, "loss": None, "lr": 0.1, "skipped": True},
+        {"event": "step", "step": 3, "epoch": 0, "loss": None, "lr": 0.1, "skipped": True, "batch": 0},
     ]
 
 

@@ -6,7 +6,7 @@ is `{"$": "tensor", "name": ...}`; tied tensors are references to one name.
 
 import base64
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -192,7 +192,9 @@ _ENCODERS: Mapping[type, Callable[[_Flattening, Any, str, int], Any]] = {
     list: _Flattening._list,
     tuple: _Flattening._tuple,
     dict: _Flattening._dict,
+    # They come back as plain dicts, which serve whoever made them: modules, and torch's MultiStepLR.
     OrderedDict: _Flattening._dict,
+    Counter: _Flattening._dict,
 }
 
 

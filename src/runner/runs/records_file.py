@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.errors import SaveError
 from runner.metrics_file import MetricsFile
-from runner.records import Ended, Epoch, Evaluation, Record, Saved, SaveFailed, Step
+from runner.records import Ended, Epoch, Evaluation, Progress, Record, Saved, SaveFailed, Step
 from runner.runs.writing import reported
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ class RecordsFile:
             log.warning("%s: records are written again; %d were lost", self.file.path, self.lost)
             self.lost = 0
 
-    def start(self, step: int) -> None:
-        """Note that the attempt goes on from `step`."""
+    def start(self, at: Progress) -> None:
+        """Note that the attempt goes on from there."""
         with reported(self.file.path):
-            self.file.start(step)
+            self.file.start(at)
 
     def sync(self) -> None:
         """Return when every record has reached the disk: before a checkpoint is committed that builds on them."""
@@ -60,7 +60,8 @@ class RecordsFile:
             if record.grad_norm is not None:
                 line["grad_norm"] = record.grad_norm
             if record.skipped:
-                line["skipped"] = True
+                # Its position, because the step stays the same.
+                line |= {"skipped": True, "batch": record.progress.batch}
             if record.digests is not None:
                 line["digests"] = asdict(record.digests)
             return line
