@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,9 +71,7 @@ class RunDir:
             ) from None
         except OSError:
             # Half a claim, on a full disk, would stand in the way of every later launch.
-            (path / "run.json").unlink(missing_ok=True)
-            with suppress(OSError):
-                path.rmdir()
+            _take_back(path)
             raise
         return cls(path, run_id, name, identity, created)
 
@@ -98,6 +96,10 @@ class RunDir:
                 f"{file}: damaged ({type(e).__name__}: {e}); "
                 f"the checkpoints in {path / 'checkpoints'} can still be loaded by their own paths"
             ) from e
+
+    def take_back(self) -> None:
+        """Undo `create`, while nothing else is in the directory that counts."""
+        _take_back(self.path)
 
     @property
     def lock(self) -> Path:
@@ -190,12 +192,23 @@ def find_runs(root: Path) -> list[RunDir]:
     return _opened(_run_paths(root, sweeps=True))
 
 
+def single_runs(root: Path) -> list[RunDir]:
+    """The same without the jobs of sweeps."""
+    return _opened(_run_paths(root, sweeps=False))
+
+
 def latest_run(root: Path) -> RunDir | None:
     """The newest run under a directory that began training; None if there is none. Jobs of a sweep are left aside."""
-    for run in reversed(_opened(_run_paths(root, sweeps=False))):
+    for run in reversed(single_runs(root)):
         if run.attempts():
             return run
     return None
+
+
+def worked_on_last(copies: Sequence[RunDir]) -> RunDir:
+    """Of directories that hold the same run, because it was copied: the one in which the last attempt began."""
+    began = {run.path: max((attempt.started for attempt in run.attempts()), default=run.created) for run in copies}
+    return max(copies, key=lambda run: began[run.path])
 
 
 def _opened(paths: Iterator[Path]) -> list[RunDir]:
@@ -228,6 +241,12 @@ def _run_paths(root: Path, *, sweeps: bool) -> Iterator[Path]:
                 for name, entry in inside.items()
                 if not name.startswith(".") and entry.is_dir(follow_symlinks=False)
             ]
+
+
+def _take_back(path: Path) -> None:
+    (path / "run.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
 
 
 def _what_is_at(path: Path) -> str:

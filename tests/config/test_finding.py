@@ -117,8 +117,10 @@ def test_what_is_no_run_is_refused_with_what_is_there(make_run: MakeRun, tmp_pat
     assert refusal(f"{tmp_path}/empty", tmp_path).startswith(f"{tmp_path}/empty: not a run (an empty directory)")
     assert refusal(f"{tmp_path}/file", tmp_path).startswith(f"{tmp_path}/file: is a file, and no packed checkpoint")
     assert refusal("latest", tmp_path) == f"{tmp_path}: no run that has begun training; type +resume=RUN_DIRECTORY"
-    assert refusal("auto", tmp_path).startswith("+resume=auto: not known yet; type +resume=latest")
-    assert refusal("a,b", tmp_path) == "+resume=a,b: one run can be resumed at a time"
+    assert refusal("a,b", tmp_path) == (
+        "+resume=a,b: not there; for several runs, one run is resumed, or forked with -m, by one command: "
+        "+resume=a   +resume=b"
+    )
     make_run("sweep/0", {1: 0.5})
     make_run("sweep/1", {1: 0.5})
     assert refusal(f"{tmp_path}/sweep", tmp_path) == (

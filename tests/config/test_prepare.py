@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.prepare import prepare, prepare_sweep
+from runner.config.prepare import prepare
+from runner.config.sweeping import prepare_sweep
 from runner.config.words import Words
 from runner.errors import ConfigError
 from runner.trust_memory import TrustMemory
@@ -49,13 +50,12 @@ def test_a_refused_launch_leaves_nothing_behind(argv: list[str]) -> None:
 def test_a_refused_sweep_leaves_nothing_behind() -> None:
     with pytest.raises(ConfigError):
         prepare_sweep(["-m", "seed=0,x"])
-    with pytest.raises(ConfigError, match=r"[+]resume goes on with one run, and -m begins several"):
-        prepare_sweep(["-m", "+resume=latest"])
+    with pytest.raises(ConfigError, match=r"[+]resume=auto goes on with one run, and -m begins several"):
+        prepare_sweep(["-m", "+resume=auto"])
     assert list(Path.cwd().iterdir()) == []
-    assert prepare_sweep(["seed=0,1", "-m", "+trust=a"]) == (
-        Words(trust=("a",)),
-        ["-m", "hydra.output_subdir=null", "seed=0,1"],
-    )
+    sweep = prepare_sweep(["seed=0,1", "-m", "+trust=a"])
+    assert (sweep.words, sweep.line) == (Words(trust=("a",)), ("-m", "hydra.output_subdir=null", "seed=0,1"))
+    assert sweep.fork is None
 
 
 def test_a_taken_name_gets_a_suffix_and_a_typed_one_is_refused(tmp_path: Path) -> None:

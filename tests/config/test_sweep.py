@@ -1,20 +1,23 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from runner.config.check import check
-from runner.config.composing import Composition, parse
+from runner.config.composing import Composition, compose, parse
 from runner.config.sources import Sources, config_loader
 from runner.config.sweep import check_sweep, jobs
 from runner.errors import ConfigError
 
 
 def problems(*overrides: str, sources: Sources | None = None) -> list[str]:
-    def judge(composition: Composition) -> None:
+    def judge(job: Sequence[str]) -> Composition:
+        composition = compose(job, sources=sources or Sources(), draw_seed=lambda: 0)
         check(composition.config, known_problems=composition.problems)
+        return composition
 
     try:
-        check_sweep(overrides, sources=sources or Sources(), draw_seed=lambda: 0, check=judge)
+        check_sweep(overrides, sources=sources or Sources(), judge=judge)
     except ConfigError as error:
         return list(error.problems)
     return []

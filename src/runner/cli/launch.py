@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.config.prepare import Prepared
-    from runner.config.words import Words
+    from runner.config.sweeping import Sweep
     from runner.runs.run import Outcome
 
 FAILED = 1
@@ -91,23 +91,11 @@ def _help() -> str:
 def launch_prepared(prepared: "Prepared") -> "Outcome":
     """Carry out what was prepared."""
     from runner.config.internals import run_as_job
-
-    outcomes: list[Outcome] = []
-    run_as_job(prepared.node, prepared.loader, lambda _: outcomes.append(_execute(prepared)))
-    return outcomes[0]
-
-
-def _execute(prepared: "Prepared") -> "Outcome":
     from runner.runs.run import execute
 
-    return execute(
-        prepared.config,
-        prepared.settings,
-        run=prepared.run,
-        words=prepared.words,
-        resumption=prepared.resumption,
-        notes=prepared.notes,
-    )
+    outcomes: list[Outcome] = []
+    run_as_job(prepared.node, prepared.loader, lambda _: outcomes.append(execute(prepared)))
+    return outcomes[0]
 
 
 def _sweep(argv: Sequence[str]) -> int:
@@ -115,13 +103,13 @@ def _sweep(argv: Sequence[str]) -> int:
     from hydra.errors import HydraException
 
     from runner.config.documents import sweep_file_redacted
-    from runner.config.prepare import prepare_sweep
+    from runner.config.sweeping import prepare_sweep
 
-    words, line = prepare_sweep(argv)
+    sweep = prepare_sweep(argv)
     begun: list[Path] = []
     try:
         with sweep_file_redacted():
-            _hydra(line, _job_of(words, begun))
+            _hydra(sweep.line, _job_of(sweep, begun))
     except HydraException as error:
         # What the sweeper itself refuses, before its first job.
         reason = str(error).strip().splitlines()[0]
@@ -148,19 +136,20 @@ def _show_sweep(directory: Path) -> None:
     show_list([summarize(run) for run in find_runs(place)], place)
 
 
-def _job_of(words: "Words", begun: list[Path]) -> Callable[["DictConfig"], float | None]:
+def _job_of(sweep: "Sweep", begun: list[Path]) -> Callable[["DictConfig"], float | None]:
     """The task of every job. A closure, because launchers send it to other processes.
 
     The directories of jobs that begin in this process are added to `begun`.
     """
 
     def job(task_config: "DictConfig") -> float | None:
-        from runner.config.prepare import prepare_job
+        from runner.config.sweeping import prepare_job
+        from runner.runs.run import execute
 
         _import_from_here()
-        prepared = prepare_job(task_config, words)
+        prepared = prepare_job(task_config, sweep)
         begun.append(prepared.run.path)
-        outcome = _execute(prepared)
+        outcome = execute(prepared)
         if outcome.exit_code >= SIGNALLED:
             # Whoever stops a job by a signal means the sweep.
             sys.exit(outcome.exit_code)

@@ -1,15 +1,37 @@
-"""What `+resume=` names: a run, and the checkpoint in it to go on from."""
+"""What `+resume=` names: a run, and the checkpoint in it to go on from.
 
+locate()   the run, or a checkpoint outside of one; nothing in it is read yet, because somebody may be at work on it
+look()     the checkpoint that is meant, verified; a run that will be gone on with is locked before that
+"""
+
+import os
 import re
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, newest_whole, split_choice
+from runner.checkpoint.listing import split_choice
+from runner.config.picking import pick, verified
 from runner.errors import CheckpointError, ResumeError
-from runner.rundir import RunDir, find_runs, latest_run
+from runner.rundir import RunDir, find_runs, latest_run, single_runs, worked_on_last
 
 OUTPUTS = Path("outputs")
+AUTO = "auto"
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What `+resume=` names, not looked into yet."""
+
+    run: RunDir | None
+    """None for a checkpoint outside of a run."""
+    checkpoint: Path | None = None
+    """None where it is chosen among the run's."""
+    which: str | int = "latest"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,69 +47,122 @@ class Found:
 
 def find(text: str, *, outputs: Path = OUTPUTS) -> Found:
     """The run and the checkpoint that `+resume=text` names. ResumeError, saying what is there instead, if none is."""
+    return look(locate(text, outputs=outputs))
+
+
+def is_auto(text: str) -> bool:
+    """Whether `+resume=text` names no run, but asks for that of the launch's own config."""
+    path, which = split_choice(text)
+    if path != AUTO or Path(path).exists():
+        return False
+    if which != "latest":
+        raise ResumeError(
+            f"+resume={text}: auto goes on where its run has stopped; "
+            f"to go on from another checkpoint name the run, as in +resume=outputs/...@{text.partition('@')[2]}"
+        )
+    return True
+
+
+def locate(text: str, *, outputs: Path = OUTPUTS) -> Named:
+    """The run, or the checkpoint outside of one, that `+resume=text` names. ResumeError if it names neither."""
     try:
-        return _find(text, outputs)
+        return _latest(text, outputs) or _at(text)
+    except OSError as error:
+        raise ResumeError(
+            f"+resume={text}: cannot be looked at ({error.strerror}); name a run that you may read"
+        ) from error
+
+
+def look(named: Named) -> Found:
+    """The checkpoint that is meant, every byte of it verified. ResumeError if there is none to go on from."""
+    try:
+        if named.checkpoint is not None:
+            return Found(named.run, verified(Checkpoint.open(named.checkpoint)), named.notes)
+        assert named.run is not None
+        return _in_run(named.run, named.which, named.notes)
     except CheckpointError as error:
         raise ResumeError(str(error)) from error
 
 
-def _find(text: str, outputs: Path) -> Found:
+def newest(runs: Sequence[RunDir]) -> Named | None:
+    """Of runs, the oldest first, the newest that began training; the newest at all if none did. None of none."""
+    began = [run for run in runs if run.attempts()]
+    if not runs:
+        return None
+    run = (began or runs)[-1]
+    return _of_copies(run, runs)
+
+
+def _of_copies(run: RunDir, runs: Sequence[RunDir]) -> Named:
+    """The run, or the copy of it in another directory that was worked on last."""
+    copies = [one for one in runs if one.id == run.id]
+    run = worked_on_last(copies)
+    others = [str(one.path) for one in copies if one.path != run.path]
+    note = f"{run.path} was worked on last; {', '.join(others)}: a copy of it, which has to be named"
+    return Named(run, notes=(note,) if others else ())
+
+
+def _latest(text: str, outputs: Path) -> Named | None:
     path, which = split_choice(text)
-    if path in ("latest", "auto") and not Path(path).exists():
-        if path == "auto":
-            raise ResumeError("+resume=auto: not known yet; type +resume=latest, or name a run directory")
-        run = latest_run(outputs)
-        if run is None:
-            raise ResumeError(f"{outputs.absolute()}: no run that has begun training; type +resume=RUN_DIRECTORY")
-        found = _in_run(run, which)
-        newest = find_runs(outputs)[-1]
-        if newest.created <= run.created:
-            return found
-        note = f"latest is {run.path.name}; the newer {newest.path}, of a sweep or not begun, has to be named"
-        return replace(found, notes=(note, *found.notes))
-    place = Path(path).expanduser().absolute()
-    number = re.fullmatch(r"(.*)@(\d+)", path, re.DOTALL)
-    if number is not None and not place.exists():
-        raise ResumeError(f"+resume={text}: not there; a step is chosen by {number[1]}@step={number[2]}")
-    if not place.exists() and "," in path:
-        raise ResumeError(f"+resume={text}: one run can be resumed at a time")
+    if path != LATEST or Path(path).exists():
+        return None
+    run = latest_run(outputs)
+    if run is None:
+        raise ResumeError(f"{outputs.absolute()}: no run that has begun training; type +resume=RUN_DIRECTORY")
+    named = _of_copies(run, single_runs(outputs))
+    notes = list(named.notes)
+    youngest = find_runs(outputs)[-1]
+    if youngest.created > run.created:
+        notes.append(f"latest is {run.path.name}; the newer {youngest.path}, of a sweep or not begun, has to be named")
+    return Named(named.run, which=which, notes=tuple(notes))
+
+
+def _at(text: str) -> Named:
+    path, which = split_choice(text)
+    place = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+    if ".." in place.parts:
+        place = place.resolve()
+    if not place.exists():
+        _check_not_there(text, path)
     if (place / "run.json").exists():
-        return _in_run(RunDir.open(place), which)
+        return Named(RunDir.open(place), which=which)
     if place.name == "checkpoints" and (place.parent / "run.json").exists():
-        return _in_run(RunDir.open(place.parent), which)
+        return Named(RunDir.open(place.parent), which=which)
     if place.is_file() or (place / "manifest.json").exists():
         return _at_checkpoint(place, which)
     jobs = find_runs(place) if place.is_dir() else []
     if jobs:
         names = ", ".join(str(run.path.relative_to(place)) for run in jobs[:6]) + (", ..." if len(jobs) > 6 else "")
         raise ResumeError(f"{place}: no run itself, but there are runs in it ({names}); name one of them")
-    return _in_run(RunDir.open(place), which)
+    return Named(RunDir.open(place), which=which)
 
 
-def _in_run(run: RunDir, which: str | int) -> Found:
-    if which != "latest":
-        return Found(run, _verified(Checkpoint.open(run.path, which)))
-    checkpoint, passed_over = newest_whole(*list_checkpoints(run.checkpoints))
-    if checkpoint is not None:
-        return Found(run, checkpoint, tuple(f"passed over: {damage}" for damage in passed_over))
-    if passed_over:
-        raise ResumeError("\n".join([*passed_over, f"{run.path}: no checkpoint in it is whole; start anew"]))
-    return Found(run, None, (f"{run.path}: stopped before it had saved a checkpoint; it begins anew",))
+def _check_not_there(text: str, path: str) -> None:
+    """Raise ResumeError where it can be told what was meant by a name under which nothing is there."""
+    number = re.fullmatch(r"(.*)@(\d+)", path, re.DOTALL)
+    if number is not None:
+        raise ResumeError(f"+resume={text}: not there; a step is chosen by {number[1]}@step={number[2]}")
+    names = [name.strip(" '\"") for name in text.strip("[]").split(",")]
+    if len(names) > 1:
+        commands = "   ".join(shlex.quote(f"+resume={name}") for name in names if name)
+        raise ResumeError(
+            f"+resume={text}: not there; for several runs, one run is resumed, or forked with -m, by one command: "
+            f"{commands}"
+        )
 
 
-def _at_checkpoint(place: Path, which: str | int) -> Found:
+def _in_run(run: RunDir, which: str | int, notes: tuple[str, ...]) -> Found:
+    checkpoint, told = pick(run, which)
+    return Found(run, checkpoint, (*notes, *told))
+
+
+def _at_checkpoint(place: Path, which: str | int) -> Named:
     if which != "latest":
         raise ResumeError(f"{place}: is one checkpoint already; name the run to choose {which!r} among its checkpoints")
-    checkpoint = _verified(Checkpoint.open(place))
     if place.is_dir():
-        for parent in place.parents:
+        # A link to a checkpoint is as good as the checkpoint.
+        real = place.resolve() if place.is_symlink() else place
+        for parent in real.parents:
             if (parent / "run.json").exists():
-                return Found(RunDir.open(parent), checkpoint)
-    return Found(None, checkpoint, (f"{place}: a checkpoint outside of its run; a new run begins from it",))
-
-
-def _verified(checkpoint: Checkpoint) -> Checkpoint:
-    damages = checkpoint.verify()
-    if damages:
-        raise ResumeError("\n".join([*damages[:3], f"{checkpoint.path}: damaged; choose another one"]))
-    return checkpoint
+                return Named(RunDir.open(parent), real)
+    return Named(None, place, notes=(f"{place}: a checkpoint outside of its run; a new run begins from it",))

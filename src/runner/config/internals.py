@@ -5,6 +5,7 @@ Everything else asks `hydra.core`, which Hydra's plugins are written against.
 
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import ConfigError
 
@@ -62,6 +63,21 @@ def run_as_job(node: DictConfig, loader: ConfigLoader, task: Callable[[DictConfi
     callbacks.on_run_end(config=node, config_name=node.hydra.job.config_name, job_return=job)
     for error in failures:
         raise error
+
+
+def directory_before_time(node: DictConfig) -> Path | None:
+    """The directory in which every launch makes one of its own: hydra.run.dir up to where the time stands in it.
+
+    None if it has no time in it: then it is one directory.
+    """
+    mark = "\0"
+    bare = OmegaConf.create(OmegaConf.to_container(node, resolve=False))
+    OmegaConf.register_new_resolver("now", lambda _: mark, replace=True)
+    try:
+        before, found, _ = str(OmegaConf.select(bare, "hydra.run.dir")).partition(mark)
+    finally:
+        setup_globals()
+    return Path(os.path.dirname(before)) if found else None  # noqa: PTH120
 
 
 @functools.cache

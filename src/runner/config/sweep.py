@@ -7,7 +7,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from runner.config.composing import Composition, compose, hydra_config, parse
+from runner.config.composing import Composition, hydra_config, parse
 from runner.config.sources import Sources, config_loader
 from runner.errors import ConfigError
 
@@ -16,10 +16,9 @@ def check_sweep(
     overrides: Sequence[str],
     *,
     sources: Sources,
-    draw_seed: Callable[[], int],
-    check: Callable[[Composition], object],
+    judge: Callable[[Sequence[str]], Composition],
 ) -> None:
-    """ConfigError with every problem of every job, each once. `check` judges one composition.
+    """ConfigError with every problem of every job, each once. `judge` composes one, and raises what is wrong with it.
 
     Not every combination is tried: the first job takes the first value of each sweep, the second the second, and so on.
     """
@@ -29,12 +28,10 @@ def check_sweep(
 
     def tried(job: list[str]) -> Composition | None:
         try:
-            composition = compose(job, sources=sources, draw_seed=draw_seed)
-            check(composition)
+            return judge(job)
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
             return None
-        return composition
 
     first_job = jobs(parsed)[0]
     first = tried(first_job)

@@ -1,7 +1,7 @@
 """A run, from a config that was found good to its last record. Read this first, then attempt.py and loop.py.
 
-prepare()     config/: compose, check, claim or find the run directory
-execute()     lock it, note the attempt, carry it out, leave the process as it was
+prepare()     config/: compose, check, claim or find the run directory, lock it
+execute()     note the attempt, carry it out, leave the process as it was
 carry_out()   attempt.py: build, restore, train, save, report
 """
 
@@ -21,10 +21,9 @@ from runner.checkpoint.listing import list_checkpoints
 from runner.config.check import Settings
 from runner.config.composing import Config
 from runner.config.documents import write_hydra_files
-from runner.config.prepare import prepare
+from runner.config.prepare import Prepared, prepare
 from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
-from runner.config.words import Words
 from runner.errors import ConfigError, RunnerError
 from runner.lock import RunLock
 from runner.metrics_file import read_metrics
@@ -100,36 +99,22 @@ def run(overrides: Sequence[str] = ()) -> Run:
     from runner.runs.load import load
 
     ready = prepare(list(overrides))
-    outcome = execute(
-        ready.config, ready.settings, run=ready.run, words=ready.words, resumption=ready.resumption, notes=ready.notes
-    )
+    outcome = execute(ready)
     model = outcome.model if outcome.model is not None else load(ready.run.path, trust=ready.words.trust)
     return Run(ready.run.path, outcome.stop.outcome, outcome.stop.reason, outcome.best, model.eval())
 
 
-def execute(
-    config: Config,
-    settings: Settings,
-    *,
-    run: RunDir,
-    words: Words,
-    resumption: Resumption | None,
-    notes: Sequence[str],
-) -> Outcome:
-    """Carry out one attempt on `run`. Everything process-wide that it sets is put back when it ends.
+def execute(prepared: Prepared) -> Outcome:
+    """Carry out one attempt on a run. Everything process-wide that it sets is put back when it ends, its lock too.
 
     A launch that is refused before it trains leaves everything as it was: no new run behind, an old one untouched.
     """
+    config, settings, run, resumption = prepared.config, prepared.settings, prepared.run, prepared.resumption
     console = terminal()
-    with _gone_if_refused(run), RunLock(run.lock), run_log(run.log) as begin_log:
-        for note in notes:
+    with _gone_if_refused(run), _released(prepared.lock), run_log(run.log) as begin_log:
+        for note in prepared.notes:
             report.tell(console, note)
         if resumption is not None and (done := already_finished(run, settings, resumption)):
-            if not run.attempts():
-                raise ConfigError(
-                    f"{resumption.checkpoint.path}: its run has finished ({done.reason}), and nothing is left to begin "
-                    f"a new one with; raise the limit, e.g. trainer.max_epochs={resumption.checkpoint.epoch + 10}"
-                )
             report.nothing_to_do(console, done, directory=run.path, step=resumption.checkpoint.step)
             best = resumption.checkpoint.state()["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
@@ -147,7 +132,7 @@ def execute(
                 write_hydra_files(run, number, config)
             return number
 
-        attempt = Attempt(config, settings, run, words, resumption, console, versions)
+        attempt = Attempt(config, settings, run, prepared.words, resumption, console, versions)
         try:
             with process_settings(settings.runtime, deterministic=settings.trainer.deterministic), caught() as signals:
                 stop = attempt.carry_out(signals, begin=begin)
@@ -221,10 +206,19 @@ def _note_end(run: RunDir, number: int, outcome: str, reason: str, progress: Pro
 
 
 @contextmanager
+def _released(lock: RunLock) -> Iterator[None]:
+    """Give back, in the end, a lock that is held already."""
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def _gone_if_refused(run: RunDir) -> Iterator[None]:
     """Remove the run's directory if a launch inside is refused that made it, and nothing else was in it."""
     in_sweep = (run.path.parent / "multirun.yaml").exists()
-    only_claimed = not in_sweep and [path.name for path in run.path.iterdir()] == ["run.json"]
+    only_claimed = not in_sweep and {path.name for path in run.path.iterdir()} == {"run.json", "run.lock"}
     try:
         yield
     except RunnerError as error:

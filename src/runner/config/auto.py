@@ -1,0 +1,74 @@
+"""`+resume=auto`: the command that a requeued job repeats. It goes on with the run of its own config, or begins it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runner.config.claiming import is_typed
+from runner.config.composing import Composition, hydra_config
+from runner.config.finding import OUTPUTS, Named, newest
+from runner.config.internals import directory_before_time
+from runner.errors import ConfigError, LockedError, ResumeError
+from runner.lock import RunLock
+from runner.rundir import single_runs
+
+
+def no_seed() -> int:
+    """In the place of drawing one."""
+    raise ConfigError(
+        "+resume=auto: seed is null, so that every launch is another run, and none can be found again; type seed=NUMBER"
+    )
+
+
+def run_of(identity: str, composition: Composition) -> Named | None:
+    """The run of this identity that is meant: the newest that began training. None if there is none."""
+    runs = {run.path: run for place in _places(composition) for run in single_runs(place)}
+    return newest(sorted((run for run in runs.values() if run.identity == identity), key=lambda run: run.created))
+
+
+@contextmanager
+def alone(identity: str, composition: Composition) -> Iterator[None]:
+    """Inside, no other launch looks for the run of this identity. LockedError if one does so now.
+
+    The lock is that of a run, and not one of the system's: it holds between the hosts of a cluster on every file
+    system that they share, and a holder that has died does not block.
+    """
+    directory = (_parent_of_runs(composition) or composition.run_dir.parent).absolute()
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    lock = RunLock(directory / f".auto-{identity}.lock")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except LockedError as error:
+        told = "+resume=auto: another launch of this config is just looking for its run; try again in a minute"
+        raise LockedError(f"{told}\n{error}") from error
+    except OSError as error:
+        raise ResumeError(f"{directory}: cannot be made ({error.strerror}); go to where you can write") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        for path in made:
+            # Those in which a run has been made since are not empty.
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _parent_of_runs(composition: Composition) -> Path | None:
+    """The directory in which every launch makes one of its own; None if all of them would use the same."""
+    with hydra_config(composition.node):
+        return directory_before_time(composition.node)
+
+
+def _places(composition: Composition) -> list[Path]:
+    """Where runs of this launch can be."""
+    parent = _parent_of_runs(composition)
+    if parent is not None:
+        return [OUTPUTS.absolute(), parent.absolute()]
+    wanted = composition.run_dir.absolute()
+    if is_typed(composition) or not wanted.parent.is_dir():
+        return [wanted]
+    # What is not typed gets a number where it is taken.
+    numbered = re.compile(rf"{re.escape(wanted.name)}(-\d+)?")
+    return [path for path in wanted.parent.iterdir() if numbered.fullmatch(path.name)]
