@@ -45,9 +45,13 @@ def prepare_resume(
 ) -> Replay:
     """Find the run, compose it again, and let nothing through that this user does not trust. Changes nothing."""
     assert words.resume is not None
+    return replayed(find(words.resume, outputs=outputs), words, overrides, sources=sources, memory=memory)
+
+
+def replayed(found: Found, words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory) -> Replay:
+    """The same of what was found already."""
     _check_names("allow", words.allow, ALLOWABLE)
     _check_names("reset", words.reset, RESETTABLE)
-    found = find(words.resume, outputs=outputs)
     saved = _saved(found)
     replay = compose_again(found, saved, overrides, sources=sources)
     config = replay.composition.config.resolved
