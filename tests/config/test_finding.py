@@ -172,4 +172,4 @@ def test_a_run_that_never_saved_begins_anew(make_run: MakeRun) -> None:
     run = make_run("run", {})
     found = find(str(run.path))
     assert found.checkpoint is None
-    assert found.notes == (f"{run.path}: stopped before it had saved a checkpoint; it begins anew",)
+    assert found.notes == (f"{run.path}: stopped before it had saved a checkpoint; it begins anew, at step 0",)

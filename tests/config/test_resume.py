@@ -41,6 +41,7 @@ class Place:
             [f"--config-path={self.conf}", *overrides, f"hydra.run.dir='{self.run}'"], memory=self.memory
         )
         write_hydra_files(prepared.run, 1, prepared.config)
+        prepared.lock.release()
         return prepared
 
     def again(self, *overrides: str) -> Replay:
@@ -251,6 +252,7 @@ def test_a_redacted_value_is_asked_for_and_taken(place: Place) -> None:
         "data.token: left out when it was saved, because it looks like a secret; type data.token=VALUE",
     )
     again = prepare([f"--config-path={place.conf}", f"+resume={place.run}", "data.token=neu"], memory=place.memory)
+    again.lock.release()
     assert again.config.resolved["data"]["token"] == "neu"
 
 
@@ -341,7 +343,7 @@ def test_a_run_without_a_checkpoint_begins_anew_in_its_directory(place: Place) -
     launched = place.launch("seed=3")
     again = prepare([f"--config-path={place.conf}", f"+resume={place.run}"], memory=place.memory)
     assert again.run == launched.run and again.resumption is None
-    assert again.notes == (f"{place.run}: stopped before it had saved a checkpoint; it begins anew",)
+    assert again.notes == (f"{place.run}: stopped before it had saved a checkpoint; it begins anew, at step 0",)
     assert resumed(place.again(), again.config, Words()) is None
 
 
