@@ -63,6 +63,13 @@ def test_a_value_that_follows_the_length_counts_as_its_interpolation() -> None:
     assert identity_of(*indirect, "trainer.max_steps=3") == identity_of(*indirect, "trainer.max_steps=4")
 
 
+def test_a_value_that_tells_when_and_where_a_run_was_launched_counts_as_its_interpolation() -> None:
+    cache = "+data.cache='${hydra:runtime.output_dir}/cache'"
+    assert identity_of(cache, "hydra.run.dir=a") == identity_of(cache, "hydra.run.dir=b")
+    assert identity_of("+data.stamp='${now:%f}'") == identity_of("+data.stamp='${now:%f}'")
+    assert identity_of("+data.stamp='${now:%f}'") != identity_of("+data.stamp='${now:%S}'")
+
+
 def test_numbers_and_texts_and_truths_are_told_apart() -> None:
     values = (1, 1.0, True, "1", None, [1], {1: 2}, {"1": 2})
     assert len({identity({"model": {"x": value}}, {}) for value in values}) == len(values)

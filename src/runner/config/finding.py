@@ -106,9 +106,11 @@ def _latest(text: str, outputs: Path) -> Named | None:
     path, which = split_choice(text)
     if path != LATEST or Path(path).exists():
         return None
+    # Absolute, because the training may go to another directory.
+    outputs = outputs.absolute()
     run = latest_run(outputs)
     if run is None:
-        raise ResumeError(f"{outputs.absolute()}: no run that has begun training; type +resume=RUN_DIRECTORY")
+        raise ResumeError(f"{outputs}: no run that has begun training; type +resume=RUN_DIRECTORY")
     named = _of_copies(run, single_runs(outputs))
     notes = list(named.notes)
     youngest = find_runs(outputs)[-1]

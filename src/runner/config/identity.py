@@ -14,16 +14,17 @@ BEGINNING = ("init_from", "init")
 """What says with which weights a run begins; it counts where the first of them is set."""
 OUTSIDE = {"trainer": ("max_epochs", "max_steps", "max_time", "log_every")}
 """The keys of a part that do not say what a run is: how long it goes on, and how often it reports."""
-_LENGTH = re.compile(r"\btrainer\.(?:max_epochs|max_steps|max_time)\b")
+_OUTSIDE_VALUE = re.compile(r"\btrainer\.(?:max_epochs|max_steps|max_time)\b|\$\{\s*(?:now|hydra)\s*:")
 
 
 def identity(written: Mapping[str, Any], composed: Mapping[str, Any]) -> str:
     """The name of what a config computes: the same for a longer run, another device, another place.
 
     `written` is the resolved config in the form in which it is saved, `composed` the unresolved one. A value that is
-    interpolated from a length counts as the text of its interpolation.
+    interpolated from a length, the time of the launch or Hydra's own node, as the run directory is, counts as the text
+    of its interpolation: no two launches would be the same otherwise.
     """
-    told = replaced(written, derived(composed, lambda text: _LENGTH.search(text) is not None))
+    told = replaced(written, derived(composed, lambda text: _OUTSIDE_VALUE.search(text) is not None))
     parts = {
         part: {key: value for key, value in told[part].items() if key not in OUTSIDE[part]}
         if part in OUTSIDE and isinstance(told[part], Mapping)
