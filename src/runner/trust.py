@@ -17,7 +17,7 @@ from typing import Any
 from runner.errors import ConfigError, TrustError
 from runner.trust_memory import NEVER_REMEMBERED, TrustMemory, located
 
-__all__ = ["ALLOWED_ROOTS", "INSTRUCTIONS", "NODES", "TrustMemory", "check_targets"]
+__all__ = ["ALLOWED_ROOTS", "INSTRUCTIONS", "NODES", "TrustMemory", "check_targets", "is_harmless"]
 
 ALLOWED_ROOTS = (
     "torch.nn",
@@ -79,12 +79,17 @@ def check_targets(config: Mapping[str, Any], *, trusted: Sequence[str], memory: 
     refusals += [
         (path, f"{_short(value)} holds an interpolation that could make a node; write its value out")
         for path, value in values
-        if isinstance(value, str) and "${" in _HARMLESS.sub("", value) and not path.endswith("._target_")
+        if isinstance(value, str) and not is_harmless(value) and not path.endswith("._target_")
     ]
     if not refusals:
         refusals = [(path, why) for path, node in nodes for why in gate.by_kind(node["_target_"], path)]
     if refusals:
         raise TrustError("\n".join(f"{where}: {path}: {why}" for path, why in refusals))
+
+
+def is_harmless(text: str) -> bool:
+    """Whether a text from a file has no interpolation in it but references and variables of the environment."""
+    return "${" not in _HARMLESS.sub("", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A model rebuilt from its checkpoint alone."""
 
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import runner
+from runner.config.for_use import config_for_use
 
 KEEP = ("checkpoint.keep.last=null", "checkpoint.keep.best=null", "hydra.run.dir=here")
 NET = """
@@ -127,3 +129,135 @@ def test_where_the_module_is_missing_it_is_named_with_what_to_do(
     monkeypatch.delitem(sys.modules, "absent_net")
     with pytest.raises(runner.TrustError, match=r"'absent_net\.Net': 'absent_net' cannot be imported \(ModuleNotFound"):
         runner.load("here", trust=["absent_net"])
+
+
+DROPOUT = ("model.dropout=0.5", "trainer.max_steps=1", *KEEP)
+
+
+def dropout_of(model: torch.nn.Module) -> set[float]:
+    return {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+
+
+def test_overrides_change_the_config_before_the_model_is_built(short) -> None:
+    run = short(*DROPOUT)
+    assert dropout_of(runner.load("here")) == {0.5}
+    for override in ("model.dropout=0.25", "++model.dropout=0.25", "+model.dropout=0.25"):
+        changed = runner.load("here", overrides=[override])
+        assert dropout_of(changed) == {0.25} and same(changed, run.checkpoint().tensors())
+    assert run.checkpoint().config["model"]["dropout"] == 0.5
+
+
+def test_what_refers_to_an_overridden_value_follows_it(short) -> None:
+    short("+share=0.5", "model.dropout=${share}", "trainer.max_steps=1", *KEEP)
+    assert dropout_of(runner.load("here")) == {0.5}
+    assert dropout_of(runner.load("here", overrides=["share=0.125"])) == {0.125}
+
+
+def test_what_was_computed_at_the_launch_stays(short) -> None:
+    run = short("name='${now:%f} of ${hydra:job.name}'", "model.dropout=0.25", "trainer.max_steps=1", *KEEP)
+    saved = run.checkpoint().config["name"]
+    assert re.fullmatch(r"\d+ of runner", saved)
+    kept = config_for_use(run.checkpoint(), ["name", "model"], ["model.dropout=0"], trusted=())
+    assert (kept["name"], kept["model"]["dropout"]) == (saved, 0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.droput=0", r"no key 'model\.droput'; did you mean 'model\.dropout'\?"),
+        ("+model.droput=0", r"MLP takes no argument 'droput'; did you mean 'model\.dropout'\?"),
+        ("~model.dropout", r"model\.dropout: runner\.models\.mlp\.MLP needs this argument"),
+        ("model.dropout=much", r"model\.dropout is 'much'; runner\.models\.mlp\.MLP wants a number"),
+        ("model.dropout", r"model\.dropout: no override; type KEY=VALUE"),
+        ("model.dropout=0,1", r"model\.dropout=0,1: several values"),
+        ("model.dropout=???", r"model\.dropout: no value; type model\.dropout=VALUE"),
+        ("model.dropout=${oc.env:NOT_SET_ANYWHERE}", r"config\.json: .*'NOT_SET_ANYWHERE' not found.*set what"),
+        ("model=resnet", r"model=resnet: model has no such option; there is cnn, gpt, mlp"),
+        ("experiment=text_gpt", r"experiment=text_gpt: such a file is for launches; type what it sets"),
+        ("hydra.run.dir=x", r"hydra\.run\.dir=x: nothing is launched here.*leave it out"),
+        ("+resume=here", r"\+resume, \+allow and \+reset are for launches; leave them out"),
+        ("model._target_=os.system", r"_target_ 'os\.system' is not trusted.*trust=\[\"os\"\]"),
+    ],
+)
+def test_a_wrong_override_is_named_with_what_is_right(override: str, message: str, short) -> None:
+    short(*DROPOUT)
+    with pytest.raises(runner.RunnerError, match=message):
+        runner.load("here", overrides=[override])
+
+
+def test_a_single_text_for_overrides_is_refused(short) -> None:
+    short(*DROPOUT)
+    with pytest.raises(runner.ConfigError, match=r"wanted a list of overrides; write \['model\.dropout=0'\]"):
+        runner.load("here", overrides="model.dropout=0")
+
+
+@pytest.mark.parametrize(
+    ("override", "listed"),
+    [
+        ("model.hidden=[128,64]", r"layers\.4\.weight: saved \(128, 128\), wanted \(64, 128\)"),
+        ("model.hidden=[128]", r"unknown: layers\.7\.weight"),
+        ("model=cnn", r"missing: stages\.0\.weight"),
+    ],
+)
+def test_another_model_is_refused_with_the_names_and_shapes_that_differ(override: str, listed: str, short) -> None:
+    short(*DROPOUT)
+    with pytest.raises(runner.CheckpointError) as caught:
+        runner.load("here", overrides=[override])
+    assert f"step-000000001 with {override}: " in str(caught.value)
+    assert re.search(listed, str(caught.value))
+
+
+def test_a_path_may_choose_by_itself(short, tmp_path: Path) -> None:
+    run = short(*KEEP, "checkpoint.save.every_steps=2")
+    for text, step in {"here@step=2": 2, "here@latest": 5, "here@best": run.checkpoint("best").step}.items():
+        assert same(runner.load(text), run.checkpoint(step).tensors())
+    assert same(runner.load("here@step=2", 2), run.checkpoint(2).tensors())
+    with pytest.raises(runner.CheckpointError, match="here@best: chooses 'best' already, and which is 2"):
+        runner.load("here@best", 2)
+
+
+def test_a_device_that_is_not_there_is_refused(short) -> None:
+    short(*DROPOUT)
+    with pytest.raises(runner.ConfigError, match="device is 'tpu'; wanted auto, cpu, cuda, cuda:N or mps"):
+        runner.load("here", device="tpu")
+    assert runner.load("here", device=torch.device("cpu")).training is False
+
+
+def test_overrides_need_nothing_of_conf(short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options that the run was launched with may be gone, and others of the same names may lie here."""
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(
+        "_target_: torch.nn.Sequential\n_args_:\n- _target_: torch.nn.Flatten\n- _target_: torch.nn.Dropout\n  p: 0.5\n"
+        "- _target_: torch.nn.Linear\n  in_features: 64\n  out_features: 10\n"
+    )
+    run = short("model=mine", "trainer.max_steps=1", *KEEP)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "conf").mkdir(parents=True)
+    (elsewhere / "conf" / "config.yaml").write_text("nothing: {}\n")
+    shutil.rmtree(tmp_path / "conf")
+    shutil.move(run.directory, elsewhere / "moved run, of mine")
+    monkeypatch.chdir(elsewhere)
+    model = runner.load(
+        "moved run, of mine",
+        overrides=[
+            "model._args_=[{_target_: torch.nn.Flatten}, "
+            "{_target_: torch.nn.Dropout, p: 0.25}, {_target_: torch.nn.Linear, in_features: 64, out_features: 10}]"
+        ],
+    )
+    assert dropout_of(model) == {0.25}
+    assert same(model, runner.Checkpoint.open("moved run, of mine").tensors())
+
+
+def test_a_text_in_a_file_that_calls_a_resolver_is_never_resolved(short, tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    calls: list[str] = []
+    OmegaConf.register_new_resolver("carry_out", lambda text: calls.append(text) or text)
+    try:
+        short("name='${carry_out:once}'", "model.dropout=0.5", "trainer.max_steps=1", *KEEP)
+        before = len(calls)
+        assert dropout_of(runner.load("here", overrides=["model.dropout=0.25"])) == {0.25}
+        assert dropout_of(runner.load("here")) == {0.5}
+        assert len(calls) == before
+    finally:
+        OmegaConf.clear_resolver("carry_out")

@@ -8,14 +8,14 @@ config.json                 what was built: resolved; values from the environmen
 
 import json
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.composing import Config
@@ -69,13 +69,21 @@ def _is_literal(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What was built, from the "config" of a config.json; what comes from the environment is read here and now."""
+def resolved(config: Mapping[str, Any], keys: Collection[str] | None = None) -> dict[str, Any]:
+    """What was built, from the "config" of a config.json; what comes from the environment is read here and now.
+
+    Where `keys` are given, only what stands under them is resolved: the rest may want what is not there any more.
+    """
     try:
         made = OmegaConf.create(cast(dict[str, Any], _with_own_keys(config)))
-        return cast(dict[str, Any], OmegaConf.to_container(made, resolve=True))
+        return {str(key): _plain(made, key) for key in made if keys is None or key in keys}
     except OmegaConfBaseException as error:
         raise FormatError(f"{BUILT}: {str(error).splitlines()[0]}; set what it asks for") from error
+
+
+def _plain(made: DictConfig, key: Any) -> Any:
+    value = "???" if OmegaConf.is_missing(made, key) else made[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def saved_config(composed: bytes, built: bytes, *, where: Path) -> SavedConfig:

@@ -73,8 +73,8 @@ def build_data(config: Mapping[str, Any]) -> "Data":
     return data
 
 
-def device_of(name: str) -> "torch.device":
-    """The device that `runtime.device` names; `auto` is the first of cuda, mps, cpu. ConfigError if it is not there."""
+def device_of(name: str, *, key: str = "runtime.device") -> "torch.device":
+    """The device of that name; `auto` is the first of cuda, mps, cpu. ConfigError, naming `key`, if it is not there."""
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -83,8 +83,8 @@ def device_of(name: str) -> "torch.device":
     kind = name.partition(":")[0]
     if kind in present and not present[kind]:
         here = ", ".join(device for device, there in present.items() if there)
-        raise ConfigError(f"runtime.device is {name!r}, and this machine has only {here}; use runtime.device=auto")
+        raise ConfigError(f"{key} is {name!r}, and this machine has only {here}; use {key}=auto")
     try:
         return torch.device(name)
     except RuntimeError as e:
-        raise ConfigError(f"runtime.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps") from e
+        raise ConfigError(f"{key} is {name!r}; wanted auto, cpu, cuda, cuda:N or mps") from e

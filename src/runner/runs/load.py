@@ -1,14 +1,14 @@
 """A trained model, rebuilt from a checkpoint's own config."""
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.handle import Checkpoint
-from runner.config.documents import resolved
+from runner.checkpoint.listing import split_choice
+from runner.config.for_use import config_for_use
 from runner.config.nodes import build_model, device_of
-from runner.errors import CheckpointError
-from runner.trust import TrustMemory, check_targets
+from runner.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -19,39 +19,56 @@ def load(
     path: str | PathLike[str],
     which: str | int = "latest",
     *,
+    overrides: Sequence[str] = (),
     weights: str = "raw",
-    device: str = "cpu",
+    device: "str | torch.device" = "cpu",
     dtype: "torch.dtype | None" = None,
     trust: Sequence[str] = (),
 ) -> "nn.Module":
     """The model of a run or checkpoint, rebuilt from the config inside it, with its weights, in eval mode.
 
-    `which` is "latest", "best", a step or a tag; `weights` is "raw" or "averaged" (with trainer.ema_decay); with
-    `dtype` the real numbers in it are cast to that; `trust` names modules whose classes the config may name, beside
-    those that this user has used before. Reads nothing but the checkpoint; draws no random number that would show
-    outside.
-    Raises CheckpointError, TrustError.
+    `which` is "latest", "best", a step or a tag, and may stand in the path, too: "RUN@best". `overrides` change the
+    saved config before the model is built, as in `["model.dropout=0"]`. `weights` is "raw" or "averaged" (with
+    trainer.ema_decay); with `dtype` the real numbers in it are cast to that; `trust` names modules whose classes the
+    config may name, beside those that this user has used before. Reads nothing but the checkpoint; draws no random
+    number that would show outside.
+    Raises CheckpointError, naming tensors and shapes if they do not fit; ConfigError; TrustError.
     """
-    from runner.checkpoint.interop import check_kind, model_tensors
+    from runner.checkpoint.interop import check_kind
     from runner.checkpoint.tensors import check_dtype
 
     check_kind(weights)
     if dtype is not None:
         check_dtype(dtype)
-    checkpoint = Checkpoint.open(path, which)
-    # Nothing but this node is looked at from here on, so that no reference can bring in another.
-    saved = {"model": checkpoint.config.get("model")}
-    where, memory = str(checkpoint.path), TrustMemory()
-    check_targets(saved, trusted=trust, memory=memory, where=where)
-    config = resolved(saved)
-    # What is built is this one, with what came from the environment.
-    check_targets(config, trusted=trust, memory=memory, where=where)
-    if not isinstance(config["model"], Mapping) or "_target_" not in config["model"]:
-        raise CheckpointError(f"{where}: model: its config has {config['model']!r:.80}, wanted a node with a _target_")
+    to = device_of(str(device), key="device")
+    model, _ = rebuilt(opened(path, which), ("model",), overrides=overrides, weights=weights, trust=trust)
+    return model.to(device=to, dtype=dtype).eval()
+
+
+def opened(path: str | PathLike[str], which: str | int = "latest") -> Checkpoint:
+    """The checkpoint that a path names, with `RUN@best`, `RUN@step=N` or `RUN@TAG` in it or chosen by `which`."""
+    place, chosen = split_choice(fspath(path))
+    if chosen != "latest" and which not in ("latest", chosen):
+        raise CheckpointError(f"{path}: chooses {chosen!r} already, and which is {which!r}; leave one of them out")
+    return Checkpoint.open(place, which if chosen == "latest" else chosen)
+
+
+def rebuilt(
+    checkpoint: Checkpoint, keys: Collection[str], *, overrides: Sequence[str], weights: str, trust: Sequence[str]
+) -> "tuple[nn.Module, dict[str, Any]]":
+    """The model of a checkpoint with its weights, on the CPU, and what stands under `keys` in the config it is of."""
+    from runner.checkpoint.interop import model_tensors
     from runner.training.generators import untouched
     from runner.training.state import load_weights
 
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides={overrides!r}: wanted a list of overrides; write [{overrides!r}]")
+    config = config_for_use(checkpoint, keys, overrides, trusted=trust)
     with untouched():
         model = build_model(config)
-    load_weights(model, model_tensors(checkpoint, weights))
-    return model.to(device=device_of(device), dtype=dtype).eval()
+    try:
+        load_weights(model, model_tensors(checkpoint, weights))
+    except CheckpointError as error:
+        on_top = f" with {' '.join(overrides)}" if overrides else ""
+        raise CheckpointError(f"{checkpoint.path}{on_top}: {error}") from error
+    return model, config

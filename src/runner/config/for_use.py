@@ -1,0 +1,115 @@
+"""The config of a checkpoint for its use apart from its run: as it was saved, with a few values changed on top.
+
+Of today's conf/ nothing is in it but an option of a group that is chosen anew.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from runner.checkpoint.handle import Checkpoint
+from runner.config.documents import BUILT, COMPOSED, SavedConfig, resolved, saved_config
+from runner.config.interpolation import Path, dotted, leaves, replaced
+from runner.config.secrets import REDACTED
+from runner.config.targets import problems_of, target_nodes
+from runner.config.words import Words, split_words
+from runner.errors import ConfigError, FormatError
+from runner.trust import NODES, check_targets, is_harmless
+from runner.trust_memory import TrustMemory
+
+_MISSING = "???"
+_ESCAPED = re.compile(r"(?<!\\)\\(?:\\\\)*\$\{")
+"""How a text says that it has `${` in it and is no interpolation."""
+
+
+def config_for_use(
+    checkpoint: Checkpoint, keys: Collection[str], overrides: Sequence[str], *, trusted: Sequence[str]
+) -> dict[str, Any]:
+    """What stands under `keys` in the config of a checkpoint, resolved here and now, with `overrides` on top.
+
+    A file may be anybody's: nothing is imported before every target under `keys` has been found to be this user's own,
+    or under a root in `trusted` or in `+trust=[...]` among the overrides.
+    Raises ConfigError with every mistake; TrustError; CheckpointError.
+    """
+    where, memory = checkpoint.path, TrustMemory()
+    words, overrides = split_words(overrides)
+    if words != Words(trust=words.trust):
+        raise ConfigError("+resume, +allow and +reset are for launches; leave them out")
+    trusted = (*trusted, *words.trust)
+    if not overrides:
+        saved = checkpoint.config
+        wanted = {key: saved.get(key) for key in keys}
+        check_targets(wanted, trusted=trusted, memory=memory, where=str(where))
+        if any(isinstance(text, str) and "${" in text for _, text in leaves(wanted)):
+            saved = _without_resolvers(saved)
+        config = _resolved(saved, keys, where)
+        # What is built is this one, with what came from the environment and from elsewhere in the file.
+        check_targets(config, trusted=trusted, memory=memory, where=str(where))
+    else:
+        # Here, because composing takes all of Hydra, and most uses change nothing.
+        from runner.config.over_saved import compose_over
+        from runner.config.own_targets import check_own
+        from runner.config.sources import Sources
+
+        written = saved_config(checkpoint.document(COMPOSED), checkpoint.document(BUILT), where=where)
+        composition = compose_over(_following(written), overrides, sources=Sources())
+        config = _resolved(composition.config.composed, keys, where)
+        check_own(config, overrides, trusted=trusted, memory=memory, sources=Sources(), where=where)
+    problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
+    if problems:
+        raise ConfigError([f"{where}: {problem}" for problem in problems])
+    return config
+
+
+def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: FilePath) -> dict[str, Any]:
+    try:
+        return resolved(tree, keys)
+    except FormatError as error:
+        raise FormatError(f"{where}/{error}") from error
+
+
+def _following(saved: SavedConfig) -> dict[str, Any]:
+    """The config as it was composed, so that its values follow what they refer to; what else was computed stays."""
+    computed = {
+        path: _value_at(saved.written, path) for path, value in leaves(saved.composed) if not _is_reference(value)
+    }
+    return _without_resolvers(replaced(saved.composed, computed))
+
+
+def _without_resolvers(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree from a file without the texts that would have a resolver called, which may be any function."""
+    missing = {path: _MISSING for path, value in leaves(tree) if not _is_reference(value)}
+    without: dict[str, Any] = replaced(tree, missing)
+    return without
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether a value is at most a reference to others, or to the environment."""
+    return not isinstance(value, str) or is_harmless(_ESCAPED.sub("", value))
+
+
+def _value_at(tree: Any, path: Path) -> Any:
+    for part in path:
+        inside = part in tree if isinstance(tree, Mapping) else isinstance(tree, list) and part in range(len(tree))
+        if not inside:
+            return _MISSING
+        tree = tree[part]
+    return tree
+
+
+def _missing(config: Mapping[str, Any], keys: Collection[str]) -> list[str]:
+    """A line for each value that is not there, and for each node that cannot be built."""
+    problems = [
+        f"{key}: its config has {config.get(key)!r:.80}, wanted a node with a _target_"
+        for key in keys
+        if key in NODES and not (isinstance(config.get(key), Mapping) and "_target_" in config[key])
+    ]
+    for path, value in leaves(config):
+        if value == _MISSING:
+            problems.append(f"{dotted(path)}: no value; type {dotted(path)}=VALUE")
+        elif isinstance(value, str) and REDACTED in value:
+            problems.append(
+                f"{dotted(path)}: left out when it was saved, because it looks like a secret; type {dotted(path)}=VALUE"
+            )
+    return problems
