@@ -141,7 +141,10 @@ def test_a_checkpoint_that_cannot_be_had_is_refused(make_run: MakeRun, tmp_path:
     )
     damage(run, 1)
     assert refusal(f"{run.path}@step=1", tmp_path).endswith("step-000000001: damaged; choose another one")
-    assert refusal(str(run.path), tmp_path).endswith(f"{run.path}: no checkpoint in it is whole; start anew")
+    assert refusal(str(run.path), tmp_path).endswith(
+        f"{run.path}: no checkpoint in it is whole, and it is not begun anew by itself; put one back from a copy, or "
+        "launch a new run"
+    )
 
 
 def test_a_checkpoint_outside_of_its_run_is_found_without_one(make_run: MakeRun, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.errors import DamagedError
+from runner.errors import DamagedError, FormatError
 
 STATE = "state.json"
 MODEL = "model.safetensors"
@@ -28,16 +28,21 @@ TAG = "$"
 
 
 def parse_state(text: bytes, where: Path) -> dict[str, Any]:
-    """The flattened trees in the text of state.json (at `where`) by their keys. Raises DamagedError."""
+    """The flattened trees in the text of state.json (at `where`) by their keys.
+
+    Raises DamagedError, and FormatError for what a newer version wrote.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{where}: is not JSON ({error}); use another checkpoint") from error
-    if (
-        not isinstance(values, dict)
-        or values.get("format") != STATE_FORMAT
-        or not isinstance(values.get("state"), dict)
-    ):
+    written = values.get("format") if isinstance(values, dict) else None
+    if isinstance(written, int) and written > STATE_FORMAT:
+        raise FormatError(
+            f"{where}: a state of format {written}; this runner reads formats up to {STATE_FORMAT}; update runner to "
+            "load it"
+        )
+    if not isinstance(values, dict) or written != STATE_FORMAT or not isinstance(values.get("state"), dict):
         raise DamagedError(
             f"{where}: is {values!r:.80}, wanted a state of format {STATE_FORMAT}; use another checkpoint"
         )

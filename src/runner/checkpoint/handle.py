@@ -47,7 +47,14 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: no checkpoint is called {which!r}; wanted 'latest', 'best', a step number or a tag"
             )
-        found_at = place_at(Path(path))
+        try:
+            found_at = place_at(Path(path))
+            directory = directory_of(Path(path)) if found_at is None else None
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be looked at ({error.strerror}); give a run's directory or a checkpoint's that you "
+                "may read"
+            ) from error
         if found_at is not None:
             checkpoint = cls(found_at.path, found_at.manifest(), found_at)
             if type(which) is int and which != checkpoint.step:
@@ -55,7 +62,8 @@ class Checkpoint:
             if isinstance(which, str) and which not in ("latest", "best", *checkpoint.tags):
                 raise CheckpointError(f"{path}: is one checkpoint, and is not tagged {which!r}; give the run")
             return checkpoint
-        found, damages = list_checkpoints(directory_of(Path(path)))
+        assert directory is not None
+        found, damages = list_checkpoints(directory)
         for damage in damages.values():
             log.warning("passed over: %s", damage)
         if not found:
@@ -190,9 +198,16 @@ class Checkpoint:
 
     def verify(self) -> list[str]:
         """Every damage, one line each; empty when all bytes of all files are those that were written."""
+        return [str(error) for error in self.damages()]
+
+    def damages(self) -> list[CheckpointError]:
+        """What `verify` tells, as errors: a DamagedError where bytes are not those that were written.
+
+        Any other error says that the bytes are not to be had, say because of their permissions.
+        """
         from runner.checkpoint.damage import damages_in
 
-        damages: list[str] = []
+        damages: list[CheckpointError] = []
         try:
             now = self.place.manifest()
             if (now.run, now.generation, now.files) != (
@@ -200,16 +215,18 @@ class Checkpoint:
                 self.manifest.generation,
                 self.manifest.files,
             ):
-                damages.append(f"{self.path / MANIFEST_NAME}: is another one than when it was opened; open it again")
+                damages.append(
+                    DamagedError(f"{self.path / MANIFEST_NAME}: is another one than when it was opened; open it again")
+                )
         except CheckpointError as error:
-            damages.append(str(error))
+            damages.append(error)
         for name in self.manifest.files:
             try:
                 with self._opened(name) as member:
-                    damages += damages_in(member)
+                    damages += [DamagedError(line) for line in damages_in(member)]
             except CheckpointError as error:
-                damages.append(str(error))
-        return damages or self.place.damages()
+                damages.append(error)
+        return damages or [DamagedError(line) for line in self.place.damages()]
 
     def _opened(self, name: str) -> Member:
         return self.place.opened(name, self.manifest.files[name])

@@ -46,7 +46,7 @@ def list_checkpoints(
             try:
                 found.append(Checkpoint(path, read_manifest(path)))
             except CheckpointError as error:
-                if not path.exists():
+                if _is_gone(path):
                     # Retention removed it meanwhile, so a newer one is there that the listing may have missed.
                     vanished = True
                     break
@@ -57,10 +57,15 @@ def list_checkpoints(
 
 
 def looks_like_checkpoint(path: Path) -> bool:
-    """Whether a directory is a checkpoint or what is left of one: by its name, or by what it holds."""
+    """Whether a directory is a checkpoint or what is left of one: by its name, or by what it holds.
+
+    One that may not be looked into counts as a checkpoint, so that it is named and not passed over.
+    """
     try:
         with os.scandir(path) as entries:
             names = {entry.name for entry in entries}
+    except PermissionError:
+        return True
     except OSError:
         return False
     # The names of files that a manifest lists are not known without it, these are the ones that all of ours have.
@@ -96,17 +101,27 @@ def newest_whole(
     checkpoints: Sequence[Checkpoint], damages: Mapping[Path, CheckpointError]
 ) -> tuple[Checkpoint | None, list[str]]:
     """Of what `list_checkpoints` gave: the newest of which every byte is right, and a line for each newer one."""
-    passed_over: list[str] = []
+    whole, passed_over = newest_and_passed_over(checkpoints, damages)
+    return whole, [str(error) for error in passed_over]
+
+
+def newest_and_passed_over(
+    checkpoints: Sequence[Checkpoint], damages: Mapping[Path, CheckpointError]
+) -> tuple[Checkpoint | None, list[CheckpointError]]:
+    """The same with the errors themselves: a DamagedError for what is damaged, another for what cannot be read."""
+    passed_over: list[CheckpointError] = []
     whole = None
     for checkpoint in reversed(checkpoints):
-        found = checkpoint.verify()
+        found = checkpoint.damages()
         if not found:
             whole = checkpoint
             break
+        # What may be whole comes before what is not.
+        first = next((error for error in found if not isinstance(error, DamagedError)), found[0])
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        passed_over.append(f"{found[0]}{more}")
+        passed_over.append(type(first)(f"{first}{more}"))
     since = 0 if whole is None else whole.step
-    unlisted = [str(damages[path]) for path in sorted(damages, reverse=True) if step_of_damaged(path) >= since]
+    unlisted = [damages[path] for path in sorted(damages, reverse=True) if step_of_damaged(path) >= since]
     return whole, [*unlisted, *passed_over]
 
 
@@ -130,7 +145,8 @@ def split_choice(text: str) -> tuple[str, str | int]:
     Without one, "latest". A path that really ends in such words wins.
     """
     match = _CHOICE.fullmatch(text)
-    if match is None or Path(text).expanduser().exists():
+    # Neither raises, whatever the text or whoever owns the place; pathlib's do.
+    if match is None or os.path.exists(os.path.expanduser(text)):  # noqa: PTH110, PTH111
         return text, "latest"
     return match["path"], match["word"] if match["step"] is None else int(match["step"])
 
@@ -155,7 +171,7 @@ def directory_of(place: Path) -> Path:
         raise CheckpointError(f"{place}: is not there; give a run's directory or a checkpoint's{chosen}")
     if not place.is_dir():
         raise CheckpointError(f"{place}: is a file; give a run's directory or a checkpoint's")
-    if (place / "checkpoints").is_dir():
+    if (place / "checkpoints").is_dir() or (place / "run.json").is_file():
         return place / "checkpoints"
     if place.name != "checkpoints" and looks_like_checkpoint(place):
         raise DamagedError(f"{place}: has no {MANIFEST_NAME}, so it is no complete checkpoint; use another one")
@@ -182,6 +198,16 @@ def _directories(directory: Path) -> list[Path]:
             "give a run's directory that you may read"
         ) from error
     return [directory / name for name in names]
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _best(found: Sequence[Checkpoint], place: Path) -> Checkpoint:
