@@ -50,51 +50,55 @@ def test_a_redacted_value_is_repeated_as_such() -> None:
 
 
 EXISTS = {"optimizer.lr", "optimizer.betas", "model.hidden", "seed"}
-GROUPS = {"optimizer": "optimizer", "scheduler": "scheduler", "experiment": "experiment", "extra": "extra"}
+GROUPS = {"optimizer", "scheduler", "experiment", "extra"}
 
 
 @pytest.mark.parametrize(
     ("saved", "new", "expected"),
     [
         ("seed=1", "", "seed=1"),
-        ("seed=1 optimizer.lr=1", "seed=2", "seed=2 optimizer.lr=1"),
-        ("+model.x=1", "model.x=2", "+model.x=2"),
-        ("seed=1", "+seed=2", "seed=2"),
+        ("seed=1 optimizer.lr=1", "seed=2", "optimizer.lr=1 seed=2"),
+        ("seed=1", "seed=2 seed=3", "seed=3"),
+        ("+model.x=1", "model.x=2", "++model.x=2"),
+        ("++model.x=1", "+model.x=2", "++model.x=2"),
+        ("seed=1", "+seed=2", "++seed=2"),
         ("", "+optimizer.lr=2", "++optimizer.lr=2"),
         ("", "+model.x=2", "+model.x=2"),
+        ("", "++model.x=2", "++model.x=2"),
         ("~model.hidden", "model.hidden=[1]", "model.hidden=[1]"),
+        ("~model.hidden +model.hidden=[4]", "model.hidden=[5]", "++model.hidden=[5]"),
+        ("~model.hidden", "model.hidden={a:1}", "model.hidden={a:1}"),
         ("model.hidden=[2]", "~model.hidden", "model.hidden=[2] ~model.hidden"),
+        ("model.hidden=[2] ~model.hidden", "model.hidden=[7]", "model.hidden=[7]"),
         ("++a={b:1}", "++a={c:2}", "++a={b:1} ++a={c:2}"),
-        ("optimizer=adamw optimizer.lr=1", "optimizer=adamw", "optimizer=adamw optimizer.lr=1"),
-        ("optimizer=adamw optimizer.lr=1 seed=1", "optimizer=sgd", "optimizer=sgd seed=1"),
-        ("optimizer.lr=1 seed=1", "optimizer=sgd optimizer.lr=2", "seed=1 optimizer=sgd optimizer.lr=2"),
+        ("optimizer.lr=1 ++optimizer={lr:3}", "optimizer.lr=2", "++optimizer={lr:3} optimizer.lr=2"),
+        ("optimizer=adamw optimizer.lr=1", "optimizer=adamw", "optimizer.lr=1 optimizer=adamw"),
         ("~experiment seed=1", "experiment=other", "seed=1 experiment=other"),
-        ("+extra=a extra.x=1", "extra=b", "+extra=b"),
-        ("scheduler=step scheduler.gamma=1", "~scheduler", "~scheduler"),
+        ("+extra=a extra.x=1", "extra=b", "extra.x=1 +extra=b"),
+        ("scheduler=step seed=1", "~scheduler", "seed=1 ~scheduler"),
     ],
 )
-def test_new_overrides_take_the_place_of_saved_ones(saved: str, new: str, expected: str) -> None:
+def test_new_overrides_come_last_and_take_the_place_of_saved_ones(saved: str, new: str, expected: str) -> None:
     both = combined(
         parsed(*saved.split()),
         parsed(*new.split()),
-        choices={"optimizer": "adamw", "scheduler": "step", "extra": "a"},
+        switched={},
+        is_group=GROUPS.__contains__,
         exists=EXISTS.__contains__,
-        package_of=GROUPS.get,
     )
     assert " ".join(both.overrides) == expected
 
 
-def test_what_a_new_option_leaves_out_is_said() -> None:
+def test_what_was_typed_for_another_option_is_left_out_and_that_is_said() -> None:
     both = combined(
         parsed("optimizer.lr=1", "optimizer.betas=[0,1]", "optimizers=3"),
-        parsed("optimizer=sgd"),
-        choices={"optimizer": "adamw"},
+        parsed("optimizer.lr=2", "optimizer=sgd"),
+        switched={"optimizer": "optimizer=sgd", "model": "experiment=other"},
+        is_group=GROUPS.__contains__,
         exists=EXISTS.__contains__,
-        package_of=GROUPS.get,
     )
-    assert both.overrides == ("optimizers=3", "optimizer=sgd")
+    assert both.repeated == ("optimizers=3",) and both.added == ("optimizer.lr=2", "optimizer=sgd")
     assert both.notes == ("optimizer=sgd: the earlier overrides optimizer.lr=1 optimizer.betas=[0,1] are left out",)
-    assert both.switched == ("optimizer",)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_new_overrides_come_on_top_and_are_saved_with_the_old_ones(place: Place)
     place.launch("optimizer.lr=0.5", "seed=3")
     replay = place.again("optimizer.lr=0.25", "+trainer.max_steps=7", "hydra.verbose=true")
     config = replay.composition.config
-    assert config.overrides == ("optimizer.lr=0.25", "seed=3", "+trainer.max_steps=7")
+    assert config.overrides == ("seed=3", "optimizer.lr=0.25", "+trainer.max_steps=7")
     assert config.resolved["optimizer"]["lr"] == 0.25 and config.resolved["trainer"]["max_steps"] == 7
     assert replay.overrides == ("optimizer.lr=0.25", "+trainer.max_steps=7", "hydra.verbose=true")
 
@@ -163,15 +163,19 @@ def test_an_option_that_replaces_global_values_drops_only_its_own(place: Place) 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "broken"),
+    ("overrides", "broken", "why"),
     [
-        (["optimizer=sgd", "optimizer.lr=0.5"], "optimizer/sgd.yaml"),
-        (["experiment=digits_cnn"], "experiment/digits_cnn.yaml"),
-        (["debug=fast"], "debug/fast.yaml"),
+        (["optimizer=sgd", "optimizer.lr=0.5"], "optimizer/sgd.yaml", "optimizer=sgd: optimizer has no such option"),
+        (
+            ["experiment=digits_cnn"],
+            "experiment/digits_cnn.yaml",
+            "experiment=digits_cnn: experiment has no such option",
+        ),
+        (["debug=fast"], "debug/fast.yaml", "debug=fast: debug has no such option"),
     ],
 )
 def test_a_deleted_option_makes_the_saved_config_the_primary_one(
-    place: Place, overrides: Sequence[str], broken: str
+    place: Place, overrides: Sequence[str], broken: str, why: str
 ) -> None:
     launched = place.launch(*overrides)
     (place.conf / broken).unlink()
@@ -180,7 +184,10 @@ def test_a_deleted_option_makes_the_saved_config_the_primary_one(
     wanted = launched.config.resolved | {"seed": 4}
     wanted["trainer"] = launched.config.resolved["trainer"] | {"max_steps": 9}
     assert config.resolved == wanted
-    assert told(replay) == ["its saved overrides no longer compose with conf/; the saved config itself is used"]
+    assert told(replay) == [
+        f"its saved overrides no longer compose with conf/ ({why}); the saved config itself is used"
+    ]
+    assert config.choices == launched.config.choices
     assert replay.composition.run_dir == place.run
 
 
@@ -197,6 +204,89 @@ def test_on_a_saved_config_earlier_overrides_are_replaced_not_repeated(place: Pl
     replay = place.again("seed=4", "optimizer=sgd")
     assert replay.composition.config.overrides == ("debug=fast", "seed=4", "optimizer=sgd")
     assert told(replay)[1:] == ["optimizer=sgd: the earlier overrides optimizer.lr=0.5 are left out"]
+
+
+def test_on_a_saved_config_an_experiment_chooses_among_its_groups(place: Place) -> None:
+    place.launch("debug=fast", "model.hidden=[3]", "optimizer.lr=0.5")
+    (place.conf / "debug/fast.yaml").unlink()
+    replay = place.again("experiment=digits_cnn", "trainer.max_steps=9")
+    config = replay.composition.config
+    assert config.resolved["model"]["_target_"] == "runner.models.cnn.CNN" and "hidden" not in config.resolved["model"]
+    assert config.resolved["optimizer"]["lr"] == 0.5 and config.resolved["data"]["augment"] is True
+    assert config.resolved["trainer"]["max_steps"] == 9
+    assert config.choices["model"] == "cnn" and config.choices["experiment"] == "digits_cnn"
+    assert told(replay)[1:] == ["experiment=digits_cnn: the earlier overrides model.hidden=[3] are left out"]
+
+
+def test_on_a_saved_config_a_group_can_be_left_out_and_its_own_option_changes_nothing(place: Place) -> None:
+    launched = place.launch("debug=fast", "optimizer.lr=0.5", "observers=tensorboard")
+    (place.conf / "debug/fast.yaml").unlink()
+    config = place.again("~observers", "optimizer=adamw").composition.config
+    assert "observers" not in config.resolved
+    assert config.resolved["optimizer"] == launched.config.resolved["optimizer"]
+
+
+def test_an_option_of_a_group_that_is_gone_is_told_with_the_other_mistakes(place: Place) -> None:
+    place.launch()
+    shutil.rmtree(place.conf / "optimizer")
+    assert place.again("optimizer=sgd", "trainer.epoch=1").composition.problems == (
+        "optimizer=sgd: conf/ has no group optimizer any more; leave this out, or type optimizer.KEY=VALUE",
+        "trainer.epoch=1: no key 'trainer.epoch'; did you mean 'trainer.max_epochs'?",
+    )
+    assert place.again("optimizer.lr=0.5").composition.config.resolved["optimizer"]["lr"] == 0.5
+
+
+def test_every_mistake_is_told_on_a_saved_config_with_the_nearest_name(place: Place) -> None:
+    place.launch("debug=fast")
+    (place.conf / "debug/fast.yaml").unlink()
+    typed = ["optimizer=adam", "shceduler=step", "trainer.epoch=1", "model.hiden=[1]", "~optimizer.x"]
+    assert [problem.partition(" (+")[0] for problem in place.again(*typed).composition.problems] == [
+        "optimizer=adam: optimizer has no such option; did you mean 'adamw'?",
+        "shceduler=step: no group 'shceduler'; did you mean 'scheduler=step'?",
+        "trainer.epoch=1: no key 'trainer.epoch'; did you mean 'trainer.max_epochs'?",
+        "model.hiden=[1]: no key 'model.hiden'; did you mean 'model.hidden'?",
+        "~optimizer.x: nothing to leave out; did you mean '~optimizer'?",
+    ]
+
+
+def test_a_saved_config_gets_the_settings_of_the_runner_that_have_come_since(place: Place) -> None:
+    place.launch("debug=fast")
+    (place.conf / "debug/fast.yaml").unlink()
+    place.edit("runtime/auto.yaml", "workers: 0", "workers: 3\nnewer: 1")
+    place.edit("optimizer/adamw.yaml", "lr: 3.0e-3", "lr: 3.0e-3\nmaximize: true")
+    config = place.again().composition.config
+    assert config.resolved["runtime"]["newer"] == 1 and config.resolved["runtime"]["workers"] == 0
+    assert "maximize" not in config.resolved["optimizer"]
+
+
+def test_a_key_that_conf_no_longer_has_can_be_typed_all_the_same(place: Place) -> None:
+    launched = place.launch()
+    place.edit("model/mlp.yaml", "dropout: 0.2\n", "")
+    place.edit("optimizer/adamw.yaml", "eps: 1.0e-8\n", "")
+    resolved = place.again("model.dropout=0.5", "~optimizer.eps").composition.config.resolved
+    assert resolved["model"] == launched.config.resolved["model"] | {"dropout": 0.5}
+    assert "eps" not in resolved["optimizer"]
+    assert (
+        place.again("model.dropuot=0.5")
+        .composition.problems[0]
+        .startswith("model.dropuot=0.5: no key 'model.dropuot'; did you mean 'model.dropout'?")
+    )
+
+
+def test_an_experiment_drops_what_was_typed_for_an_option_that_it_replaces(place: Place) -> None:
+    place.launch("model.hidden=[3]", "optimizer.lr=0.5")
+    replay = place.again("experiment=digits_cnn")
+    assert replay.composition.config.overrides == ("optimizer.lr=0.5", "experiment=digits_cnn")
+    assert replay.composition.whole and replay.composition.config.choices["model"] == "cnn"
+    assert told(replay) == ["experiment=digits_cnn: the earlier overrides model.hidden=[3] are left out"]
+
+
+def test_what_is_typed_beside_another_option_is_for_that_option(place: Place) -> None:
+    place.launch("optimizer.betas=[0.5,0.6]")
+    replay = place.again("optimizer.lr=0.5", "optimizer=sgd", "optimizer.momentum=${optimizer.lr}")
+    optimizer = replay.composition.config.resolved["optimizer"]
+    assert optimizer["lr"] == 0.5 and optimizer["momentum"] == 0.5
+    assert told(replay) == ["optimizer=sgd: the earlier overrides optimizer.betas=[0.5,0.6] are left out"]
 
 
 def test_an_option_that_there_is_not_is_told_alone_on_a_saved_config_too(place: Place) -> None:

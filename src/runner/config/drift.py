@@ -1,5 +1,6 @@
 """Where conf/ has drifted since a run was launched, and the pins that hold the run to what was saved."""
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from runner.config.secrets import REDACTED, redact
 from runner.config.targets import GROUP_LEVEL
 
 _NOW = "${now:"
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Pin:
     @property
     def key(self) -> str:
         return ".".join(map(str, self.path))
+
+    @property
+    def typeable(self) -> bool:
+        """Whether an override can name the key. One with a dot in it, of a file that means harm, could name another."""
+        return all(isinstance(part, str) and _PLAIN.fullmatch(part) for part in self.path)
 
     @property
     def override(self) -> str:
@@ -55,16 +62,30 @@ def pins_of_launch(saved: SavedConfig, base: Config, now: Config, *, switched: C
     passed = {path: at(saved.written, path) for path, text in leaves(saved.composed) if _NOW in str(text)}
     return [
         pin
-        for pin in pins(replaced(saved.composed, passed), today, keep_new=_is_needed)
+        for pin in pins(replaced(saved.composed, passed), today, keep_new=is_setting)
         if not any(f"{pin.key}.".startswith(f"{key}.") for key in switched)
         and at(today, pin.path) == at(typed, pin.path)
     ]
 
 
-def _is_needed(path: Path) -> bool:
-    """Whether the runner wants a new key: one of its own sections. Elsewhere it would change what is built."""
+def is_setting(path: Path) -> bool:
+    """Whether a key is read by the runner, or by other values. A new one elsewhere would change what is built."""
     group = str(path[0])
     return len(path) == 1 or group in SCHEMAS or (group in GROUP_LEVEL and path[1] in GROUP_LEVEL[group])
+
+
+def with_new_settings(saved: Mapping[str, Any], today: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config with the settings that have come since, as conf/ has them."""
+    completed = dict(saved)
+    for path, was, new in differing(saved, today):
+        if was is NOT_THERE and is_setting(path):
+            completed = _with(completed, path, new)
+    return completed
+
+
+def _with(tree: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    first = str(path[0])
+    return {**tree, first: value if len(path) == 1 else _with(tree[first], path[1:], value)}
 
 
 def is_drift(pin: Pin, base: Config, *, typed: Collection[str]) -> bool:

@@ -1,28 +1,28 @@
 """A run composed again: the launch is rewritten, so that Hydra composes what was trained, and what is typed on top.
 
-    saved overrides + this launch's overrides + pins where conf/ has drifted + hydra.run.dir
+    saved overrides + pins where conf/ has drifted + this launch's overrides + hydra.run.dir
 
 If the saved overrides no longer compose, the saved config itself takes the place of the primary config.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composing import Composition, compose, parse
 from runner.config.documents import SavedConfig
-from runner.config.drift import is_drift, pins_of_launch
+from runner.config.drift import is_drift, pins_of_launch, with_new_settings
 from runner.config.finding import Found
-from runner.config.replay import Combined, as_text, combined, packages, repeatable
+from runner.config.replay import Chosen, Combined, chosen, combined, in_directory, repeatable, texts
+from runner.config.saved_primary import NAME, saved_as_primary
 from runner.config.sources import Sources, config_loader
 from runner.errors import ConfigError
-
-_PRIMARY = "runner_saved_config"
-_QUIET = ({"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"})
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,11 @@ def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *,
     loader = config_loader(sources)
     kept, left_out = repeatable(saved.overrides)
     launch = _Launch(found, saved, sources, loader, tuple(kept), tuple(parse(overrides, loader)))
-    base = launch.as_saved()
-    both = launch.combined(base)
-    rewritten = None if base is None else launch.on_conf(base, both)
+    base, reasons = launch.as_saved()
+    rewritten = None if base is None else launch.on_conf(base)
     if rewritten is None:
-        rewritten = launch.on_saved_config(both)
-    notes = (*found.notes, *left_out, *rewritten.notes, *both.notes)
+        rewritten = launch.on_saved_config(reasons)
+    notes = (*found.notes, *left_out, *rewritten.notes)
     return Replay(found, saved, rewritten.composition, rewritten.argv, tuple(overrides), notes)
 
 
@@ -57,7 +56,7 @@ def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *,
 class _Rewritten:
     composition: Composition
     argv: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,81 +71,113 @@ class _Launch:
     """The saved overrides that may be repeated."""
     typed: tuple[Override, ...]
 
-    @property
-    def directory(self) -> list[str]:
-        """The run's own; none for a run that is still to begin."""
-        return [] if self.found.run is None else [f"hydra.run.dir={as_text(str(self.found.run.path))}"]
+    def as_saved(self) -> tuple[Composition | None, Sequence[str]]:
+        """The saved overrides alone on today's conf/; or None, and why they no longer compose."""
+        try:
+            base = self._composed(texts(self.kept))
+        except ConfigError as error:
+            return None, error.problems
+        return (base, ()) if base.whole else (None, base.problems)
 
-    def draw(self) -> int:
+    def on_conf(self, base: Composition) -> _Rewritten | None:
+        """All overrides on today's conf/, pinned to what it was; None if that cannot be done."""
+        places = chosen(self.loader, self.sources.config_name, texts(self.kept))
+        switched = self._switched(places, self._combined(base.node, {}))
+        both = self._combined(base.node, switched)
+        line = [*self._for_hydra, *both.overrides, *self._directory]
+        composition = self._composed(line, recorded=both.overrides)
+        pins = pins_of_launch(self.saved, base.config, composition.config, switched=switched)
+        if not pins:
+            return _Rewritten(composition, tuple(line), both.notes)
+        if not all(pin.typeable for pin in pins):
+            return None
+        # After the saved overrides, so that they win over them; before the new ones, which may change what they add.
+        pinned = [*both.repeated, *(pin.override for pin in pins)]
+        line = [*self._for_hydra, *pinned, *both.added, *self._directory]
+        composition = self._composed(line, recorded=both.overrides)
+        if not composition.whole and not self._composed(pinned).whole:
+            return None
+        typed = [one.key_or_group for one in self.kept]
+        told = [pin.override for pin in pins if is_drift(pin, base.config, typed=typed)]
+        notes = (f"conf/ has changed since; as it was saved: {override}" for override in told)
+        return _Rewritten(composition, tuple(line), (*notes, *both.notes))
+
+    def on_saved_config(self, reasons: Sequence[str]) -> _Rewritten:
+        """The saved config in the place of the primary one; `reasons` are why that has to be."""
+        saved = self._with_new_settings()
+        primary = saved_as_primary(saved, self.saved.choices, self._new, loader=self.loader)
+        switched = {package: self._cause(group) for group, package in primary.switched.items()}
+        both = self._combined(OmegaConf.create(dict(saved)), switched)
+        line = [*self._for_hydra, *primary.line, *self._directory]
+        composition = compose(
+            line, sources=replace(self.sources, config_name=NAME), draw_seed=self._draw, recorded=both.overrides
+        )
+        anew = {group: option for group, option in composition.config.choices.items() if group in primary.switched}
+        config = replace(composition.config, choices={**self.saved.choices, **anew})
+        composition = replace(composition, config=config, problems=(*primary.problems, *composition.problems))
+        why = f" ({reasons[0].partition(';')[0]})" if reasons else ""
+        note = f"its saved overrides no longer compose with conf/{why}; the saved config itself is used"
+        return _Rewritten(composition, (f"--config-name={NAME}", *line), (note, *both.notes))
+
+    def _with_new_settings(self) -> Mapping[str, Any]:
+        """The saved config, completed with what a newer runner wants, if conf/ has it."""
+        with suppress(ConfigError):
+            return with_new_settings(self.saved.composed, self._composed([]).config.composed)
+        return self.saved.composed
+
+    def _combined(self, earlier: DictConfig, switched: Mapping[str, str]) -> Combined:
+        return combined(
+            self.kept,
+            self._new,
+            switched=switched,
+            is_group=self._is_group,
+            exists=lambda key: OmegaConf.select(earlier, key, default=None) is not None,
+        )
+
+    def _switched(self, places: Mapping[str, Chosen], both: Combined) -> dict[str, str]:
+        """The keys under which another option stands now, also because a chosen one has chosen it; and who did that."""
+        try:
+            now: Mapping[str, Chosen] = chosen(self.loader, self.sources.config_name, both.overrides)
+        except HydraException:
+            # What is wrong with an option is told when it is composed.
+            now = {**places, **{group: Chosen("", group) for group in self._typed_groups}}
+        found = {}
+        for group in dict.fromkeys([*places, *now]):
+            before, after = places.get(group), now.get(group)
+            if before is None or after is None or before.option != after.option:
+                found[(before or after or Chosen("", group)).package] = self._cause(group)
+        return found
+
+    def _cause(self, group: str) -> str:
+        """What was typed that has another option of a group chosen."""
+        own = [one for one in self._new if one.key_or_group == group]
+        return " ".join(texts(own or [one for one in self._new if one.key_or_group in self._typed_groups]))
+
+    @property
+    def _typed_groups(self) -> list[str]:
+        return [one.key_or_group for one in self._new if self._is_group(one.key_or_group)]
+
+    def _is_group(self, key: str) -> bool:
+        return bool(self.loader.get_group_options(key))
+
+    @property
+    def _new(self) -> list[Override]:
+        return [one for one in self.typed if not one.is_hydra_override()]
+
+    @property
+    def _for_hydra(self) -> list[str]:
+        """What was typed for Hydra itself; it is not saved."""
+        return texts(one for one in self.typed if one.is_hydra_override())
+
+    @property
+    def _directory(self) -> list[str]:
+        """The run's own; none for a run that is still to begin."""
+        return [] if self.found.run is None else [in_directory(str(self.found.run.path))]
+
+    def _composed(self, line: Sequence[str], *, recorded: Sequence[str] | None = None) -> Composition:
+        return compose(line, sources=self.sources, draw_seed=self._draw, recorded=recorded)
+
+    def _draw(self) -> int:
         """A seed that was drawn stays what it was."""
         seed = self.saved.written.get("seed")
         return seed if isinstance(seed, int) else 0
-
-    def as_saved(self) -> Composition | None:
-        """The saved overrides alone on today's conf/; None if they no longer compose."""
-        try:
-            base = compose(_texts(self.kept), sources=self.sources, draw_seed=self.draw)
-        except ConfigError:
-            return None
-        return base if base.whole else None
-
-    def combined(self, base: Composition | None) -> Combined:
-        """The saved overrides and those typed now in one list; `base` is what the saved ones alone compose."""
-        places = {} if base is None else packages(self.loader, self.sources.config_name, _texts(self.kept))
-        earlier = OmegaConf.create(self.saved.composed) if base is None else base.node
-
-        def package_of(key: str) -> str | None:
-            return places.get(key, key.replace("/", ".") if self.loader.get_group_options(key) else None)
-
-        return combined(
-            self.kept,
-            [one for one in self.typed if not one.is_hydra_override()],
-            choices=self.saved.choices,
-            exists=lambda key: OmegaConf.select(earlier, key, default=None) is not None,
-            package_of=package_of,
-        )
-
-    def on_conf(self, base: Composition, both: Combined) -> _Rewritten | None:
-        """All overrides on today's conf/, pinned to what it was; None if that cannot be done."""
-        hydra = _texts(one for one in self.typed if one.is_hydra_override())
-        argv = [*hydra, *both.overrides, *self.directory]
-        composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
-        pins = pins_of_launch(self.saved, base.config, composition.config, switched=both.switched)
-        if not pins or not composition.whole:
-            return _Rewritten(composition, tuple(argv))
-        # After the saved overrides, so that they win over them; what this launch changes is not pinned.
-        argv = [*hydra, *both.overrides, *(pin.override for pin in pins), *self.directory]
-        composition = compose(argv, sources=self.sources, draw_seed=self.draw, recorded=both.overrides)
-        if not composition.whole:
-            return None
-        keys = [one.key_or_group for one in self.kept]
-        told = [pin.override for pin in pins if is_drift(pin, base.config, typed=keys)]
-        notes = (f"conf/ has changed since; as it was saved: {override}" for override in told)
-        return _Rewritten(composition, tuple(argv), tuple(notes))
-
-    def on_saved_config(self, both: Combined) -> _Rewritten:
-        """The saved config in the place of the primary one. A group that is chosen anew is taken out of it first."""
-        primary = dict(self.saved.composed)
-        there = OmegaConf.create(primary)
-        argv = []
-        for one in self.typed:
-            text, key = one.input_line or "", one.key_or_group
-            options = [] if one.is_delete() or one.is_hydra_override() else self.loader.get_group_options(key)
-            if options:
-                if one.value() in options:
-                    primary.pop(key, None)
-                argv.append(f"+{text.lstrip('+')}")
-            elif one.is_add() and OmegaConf.select(there, key, default=None) is not None:
-                argv.append(f"+{text}")
-            else:
-                argv.append(text)
-        argv += self.directory
-        ConfigStore.instance().store(_PRIMARY, {"defaults": ["_self_", *_QUIET], **primary})
-        sources = replace(self.sources, config_name=_PRIMARY)
-        composition = compose(argv, sources=sources, draw_seed=self.draw, recorded=both.overrides)
-        note = "its saved overrides no longer compose with conf/; the saved config itself is used"
-        return _Rewritten(composition, (f"--config-name={_PRIMARY}", *argv), (note,))
-
-
-def _texts(overrides: Iterable[Override]) -> list[str]:
-    return [one.input_line or "" for one in overrides]

@@ -1,6 +1,7 @@
 """Saved overrides, repeated under this launch's: what is left out, and what takes whose place."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,79 +66,103 @@ def _is_word(override: Override) -> bool:
 
 @dataclass(frozen=True)
 class Combined:
-    """Saved and new overrides in one list."""
+    """Saved and new overrides in one list, which says what it says on its own: it is saved in its turn."""
 
-    overrides: tuple[str, ...]
+    repeated: tuple[str, ...]
+    """Those of the saved ones that still count."""
+    added: tuple[str, ...]
+    """The new ones, in the form that they need behind the others."""
     notes: tuple[str, ...]
-    switched: tuple[str, ...]
-    """The keys under which another option of a group stands now."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return (*self.repeated, *self.added)
 
 
 def combined(
     saved: Sequence[Override],
     new: Sequence[Override],
     *,
-    choices: Mapping[str, str],
+    switched: Mapping[str, str],
+    is_group: Callable[[str], bool],
     exists: Callable[[str], bool],
-    package_of: Callable[[str], str | None],
 ) -> Combined:
-    """The overrides of both, the new ones last or in the place of what they replace.
+    """The overrides of both, the new ones last and without what they replace.
 
-    `choices` are the saved options of groups, `exists` tells whether a key is in the config without the new overrides,
-    `package_of` under which key a group stands; None for what is no group.
+    `switched` are the keys under which another option of a group stands now, with what was typed for that; `exists`
+    tells whether a key is in the config without the new overrides.
     """
-    result = list(saved)
-    notes: list[str] = []
-    switched: list[str] = []
+    notes = []
+    repeated, added = list(saved), list[Override]()
+    for package, typed in switched.items():
+        gone = [one for one in repeated if one.key_or_group.startswith(f"{package}.")]
+        repeated = [one for one in repeated if one not in gone]
+        if gone:
+            notes.append(f"{typed}: the earlier overrides {' '.join(texts(gone))} are left out")
     for override in new:
-        package = package_of(override.key_or_group)
-        if package is not None and (override.is_delete() or override.value() != choices.get(override.key_or_group)):
-            switched.append(package)
-            gone = [one for one in result if _under(one.key_or_group, package)]
-            if gone:
-                listed = " ".join(one.input_line or "" for one in gone)
-                notes.append(f"{override.input_line}: the earlier overrides {listed} are left out")
-            result = [one for one in result if one not in gone]
-        result = _placed(result, override, is_group=package is not None, exists=exists)
-    return Combined(tuple(one.input_line or "" for one in result), tuple(notes), tuple(switched))
+        group = is_group(override.key_or_group)
+        replaced = [one for one in (*repeated, *added) if _is_replaced(one, override, is_group=group)]
+        repeated = [one for one in repeated if one not in replaced]
+        added = [one for one in added if one not in replaced]
+        added.append(_behind(replaced, override, is_group=group, exists=exists))
+    return Combined(tuple(texts(repeated)), tuple(texts(added)), tuple(notes))
 
 
-def _under(key: str, package: str) -> bool:
-    return key.startswith(f"{package}.")
+def _is_replaced(earlier: Override, override: Override, *, is_group: bool) -> bool:
+    """Whether an override need not be repeated before a new one. A mapping is merged into what was there before."""
+    if (earlier.key_or_group, earlier.package) != (override.key_or_group, override.package):
+        return False
+    return is_group or earlier.is_delete() or not (override.is_delete() or isinstance(override.value(), dict))
 
 
-def _placed(
-    earlier: list[Override], override: Override, *, is_group: bool, exists: Callable[[str], bool]
-) -> list[Override]:
-    """The list with one more override, in the place of an earlier one of the same key if that is all it changes."""
-    same_key = [
-        one
-        for one in earlier
-        if (one.key_or_group, one.package) == (override.key_or_group, override.package)
-        and (is_group or not isinstance(override.value(), dict))
-    ]
-    if override.is_delete() or not same_key or same_key[-1].is_delete():
-        others = [one for one in earlier if not (one in same_key and (one.is_delete() or is_group))]
-        return [*others, _forced(override) if override.is_add() and exists(override.key_or_group) else override]
-    first = same_key[0]
-    key = first.get_key_element()
-    replacement = OverridesParser.create().parse_override(f"{key}={(override.input_line or '').partition('=')[2]}")
-    return [replacement if one is first else one for one in earlier if one is first or one not in same_key]
+def _behind(
+    replaced: Sequence[Override], override: Override, *, is_group: bool, exists: Callable[[str], bool]
+) -> Override:
+    """A new override in the form that Hydra takes when those it has replaced are gone."""
+    if override.is_delete():
+        return override
+    earlier = [one for one in replaced if not one.is_delete()]
+    text = (override.input_line or "").lstrip("+")
+    if is_group:
+        key = earlier[0].get_key_element() if earlier else override.get_key_element()
+        return _parsed(f"{key}={text.partition('=')[2]}")
+    was_added = any(one.is_add() or one.is_force_add() for one in earlier)
+    return _parsed(f"++{text}") if was_added or (override.is_add() and exists(override.key_or_group)) else override
 
 
-def _forced(override: Override) -> Override:
-    return OverridesParser.create().parse_override(f"+{override.input_line}")
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
 
 
-def packages(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> dict[str, str]:
-    """Under which key each group stands. A `@package _global_` option counts as standing under its group's name."""
+def texts(overrides: Iterable[Override]) -> list[str]:
+    """Overrides as they are typed."""
+    return [one.input_line or "" for one in overrides]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The option of a group that stands in a config."""
+
+    option: str
+    package: str
+    """Under which key; a `@package _global_` option counts as standing under its group's name."""
+
+
+def chosen(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> dict[str, Chosen]:
+    """The option of each group, by Hydra's defaults list. Raises what Hydra raises if there is no such list."""
     listed = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN)
     found = {}
     for default in listed.defaults:
-        group = (default.config_path or "").rpartition("/")[0]
+        group, _, option = (default.config_path or "").rpartition("/")
         if group and not group.startswith("hydra"):
-            found[group] = default.package or group.replace("/", ".")
+            found[group] = Chosen(option, default.package or group.replace("/", "."))
     return found
+
+
+def in_directory(path: str) -> str:
+    """The override that puts a run into this directory, whatever its name: nothing in it is an interpolation."""
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", path)
+    return f"hydra.run.dir={as_text(literal)}"
 
 
 def as_text(value: Any) -> str:
