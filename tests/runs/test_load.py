@@ -173,8 +173,8 @@ def test_what_was_computed_at_the_launch_stays(short) -> None:
         ("model.dropout=???", r"model\.dropout: no value; type model\.dropout=VALUE"),
         ("model.dropout=${oc.env:NOT_SET_ANYWHERE}", r"config\.json: .*'NOT_SET_ANYWHERE' not found.*set what"),
         ("model=resnet", r"model=resnet: model has no such option; there is cnn, gpt, mlp"),
-        ("experiment=text_gpt", r"experiment=text_gpt: such a file is for launches; type what it sets"),
-        ("hydra.run.dir=x", r"hydra\.run\.dir=x: nothing is launched here.*leave it out"),
+        ("experiment=text", r"experiment=text: experiment has no such option"),
+        ("hydra.run.dir=x", r"hydra\.run\.dir=x: nothing is launched here for Hydra to do; leave it out"),
         ("+resume=here", r"\+resume, \+allow and \+reset are for launches; leave them out"),
         ("model._target_=os.system", r"_target_ 'os\.system' is not trusted.*trust=\[\"os\"\]"),
     ],
@@ -197,6 +197,7 @@ def test_a_single_text_for_overrides_is_refused(short) -> None:
         ("model.hidden=[128,64]", r"layers\.4\.weight: saved \(128, 128\), wanted \(64, 128\)"),
         ("model.hidden=[128]", r"unknown: layers\.7\.weight"),
         ("model=cnn", r"missing: stages\.0\.weight"),
+        ("experiment=digits_cnn", r"missing: stages\.0\.weight"),
     ],
 )
 def test_another_model_is_refused_with_the_names_and_shapes_that_differ(override: str, listed: str, short) -> None:

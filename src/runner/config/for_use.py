@@ -48,13 +48,10 @@ def config_for_use(
         check_targets(config, trusted=trusted, memory=memory, where=str(where))
     else:
         # Here, because composing takes all of Hydra, and most uses change nothing.
-        from runner.config.over_saved import compose_over
         from runner.config.own_targets import check_own
         from runner.config.sources import Sources
 
-        written = saved_config(checkpoint.document(COMPOSED), checkpoint.document(BUILT), where=where)
-        composition = compose_over(_following(written), overrides, sources=Sources())
-        config = _resolved(composition.config.composed, keys, where)
+        config = _resolved(_with_overrides(checkpoint, overrides), keys, where)
         check_own(config, overrides, trusted=trusted, memory=memory, sources=Sources(), where=where)
     problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
     if problems:
@@ -67,6 +64,25 @@ def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: FilePath) -
         return resolved(tree, keys)
     except FormatError as error:
         raise FormatError(f"{where}/{error}") from error
+
+
+def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
+    """The saved config, unresolved, with overrides on top. ConfigError with every one that has no place in it."""
+    from runner.config.composing import compose, parse
+    from runner.config.saved_primary import NAME, saved_as_primary
+    from runner.config.sources import Sources, config_loader
+
+    saved = saved_config(checkpoint.document(COMPOSED), checkpoint.document(BUILT), where=checkpoint.path)
+    loader = config_loader(Sources())
+    typed = parse(overrides, loader)
+    of_hydra = [one.input_line for one in typed if one.is_hydra_override()]
+    if of_hydra:
+        raise ConfigError(f"{' '.join(map(str, of_hydra))}: nothing is launched here for Hydra to do; leave it out")
+    primary = saved_as_primary(_following(saved), saved.choices, typed, loader=loader)
+    composition = compose(primary.line, sources=Sources(config_name=NAME), draw_seed=lambda: 0)
+    if primary.problems or not composition.whole:
+        raise ConfigError([*primary.problems, *composition.problems])
+    return composition.config.composed
 
 
 def _following(saved: SavedConfig) -> dict[str, Any]:
