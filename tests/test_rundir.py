@@ -27,6 +27,7 @@ def test_created_run_is_the_same_when_opened(tmp_path: Path) -> None:
     assert RunDir.open(run.path) == run
     assert run.created == NOON
     assert json.loads((run.path / "run.json").read_text()) == {
+        "format": 1,
         "id": run.id,
         "name": "digits_mlp",
         "identity": "0123",
@@ -93,15 +94,58 @@ def test_what_is_not_a_run_is_refused_and_named(tmp_path: Path, what: str, said:
     assert str(refused.value) == f"{target}: not a run ({said}); name a directory that holds run.json"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": 1, "name": "", "identity": "", "created": ""}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "[" * 100_000, "{}", '{"format": "x"}', '{"id": 1, "name": "", "identity": "", "created": ""}'],
+)
 def test_damaged_run_file_is_refused_and_its_checkpoints_are_pointed_at(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ResumeError) as refused:
         RunDir.open(tmp_path)
     assert str(refused.value).startswith(f"{tmp_path / 'run.json'}: damaged (")
     assert str(refused.value).endswith(
-        f"the checkpoints in {tmp_path / 'checkpoints'} can still be loaded by their own paths"
+        f"; put it back from a copy; the checkpoints in {tmp_path / 'checkpoints'} can still be loaded, and begun with "
+        "by init_from"
     )
+
+
+def test_a_run_that_a_newer_version_has_written_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**facts, "more": 1}))
+    assert RunDir.open(tmp_path).id == facts["id"]
+    (tmp_path / "run.json").write_text(json.dumps({**facts, "format": 2}))
+    with pytest.raises(ResumeError) as refused:
+        RunDir.open(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/run.json: format 2; this runner reads 1; update runner to go on with the run"
+    )
+
+
+def test_a_run_from_before_runs_had_a_format_is_read(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    del facts["format"]
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert RunDir.open(tmp_path) == run
+
+
+def test_a_directory_that_has_lost_its_run_file_says_what_can_be_done(tmp_path: Path) -> None:
+    made(tmp_path).checkpoints.mkdir()
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(
+        ResumeError, match=r"not a run \(its run.json is gone, so put it back from a copy, or resume one "
+    ):
+        RunDir.open(tmp_path)
+
+
+@pytest.mark.parametrize("trace", [".hydra/attempts/003", "code/003"])
+def test_an_attempt_whose_line_is_lost_is_not_written_over_by_the_next(tmp_path: Path, trace: str) -> None:
+    run = made(tmp_path)
+    run.begin_attempt({})
+    run.attempts_file.write_bytes(b"\xff garbage\n")
+    (tmp_path / trace).mkdir(parents=True)
+    assert run.begin_attempt({}) == 4
 
 
 def test_attempts_are_counted_and_keep_their_facts_and_their_end(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from runner.lock import holder
 from runner.records import Progress
 
 log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Of run.json."""
 
 OUTCOMES = ("finished", "stopped", "failed")
 _SWEEP_FILES = ("multirun.yaml", "sweep.json")
@@ -58,7 +62,7 @@ class RunDir:
     def create(cls, path: Path, *, name: str, identity: str, created: datetime) -> Self:
         """Claim a directory for a new run. ConfigError if one is there already."""
         run_id = secrets.token_hex(8)
-        facts = {"id": run_id, "name": name, "identity": identity, "created": created.isoformat()}
+        facts = {"format": FORMAT, "id": run_id, "name": name, "identity": identity, "created": created.isoformat()}
         path.mkdir(parents=True, exist_ok=True)
         try:
             with (path / "run.json").open("x", encoding="utf-8") as file:
@@ -66,8 +70,9 @@ class RunDir:
                 file.flush()
                 os.fsync(file.fileno())
         except FileExistsError:
+            again = shlex.quote(f"+resume={path}")
             raise ConfigError(
-                f"{path}: holds a run already; go on with it by +resume={path}, or choose another hydra.run.dir"
+                f"{path}: holds a run already; go on with it by {again}, or choose another hydra.run.dir"
             ) from None
         except OSError:
             # Half a claim, on a full disk, would stand in the way of every later launch.
@@ -81,6 +86,7 @@ class RunDir:
         file = path / "run.json"
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
+            _check_format(facts, file)
             texts = [facts[key] for key in ("id", "name", "identity", "created")]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("id, name, identity and created are not all texts")
@@ -91,10 +97,10 @@ class RunDir:
             ) from None
         except OSError as e:
             raise ResumeError(f"{file}: cannot be read ({e.strerror}); make it readable") from e
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
             raise ResumeError(
-                f"{file}: damaged ({type(e).__name__}: {e}); "
-                f"the checkpoints in {path / 'checkpoints'} can still be loaded by their own paths"
+                f"{file}: damaged ({type(e).__name__}: {e}); put it back from a copy; "
+                f"the checkpoints in {path / 'checkpoints'} can still be loaded, and begun with by init_from"
             ) from e
 
     def take_back(self) -> None:
@@ -153,7 +159,9 @@ class RunDir:
 
     def begin_attempt(self, facts: Mapping[str, Any]) -> int:
         """Note that an attempt starts, with facts about it, and return its number, from 1. Only under the lock."""
-        number = max((attempt.number for attempt in self.attempts()), default=0) + 1
+        # Also of those whose lines are lost: what they have written is not written over.
+        traces = [name for place in (self.hydra / "attempts", self.code) for name in _names_in(place) if name.isdigit()]
+        number = max([*(attempt.number for attempt in self.attempts()), *map(int, traces)], default=0) + 1
         self._note({"attempt": number, "event": "start", "time": _now(), **facts})
         return number
 
@@ -249,6 +257,18 @@ def _take_back(path: Path) -> None:
         path.rmdir()
 
 
+def _check_format(facts: Mapping[str, Any], file: Path) -> None:
+    """Raise ResumeError where a newer version has written what this one would misread. Runs had no format at first."""
+    if facts.get("format", FORMAT) > FORMAT:
+        raise ResumeError(
+            f"{file}: format {facts['format']}; this runner reads {FORMAT}; update runner to go on with the run"
+        )
+
+
+def _names_in(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+
+
 def _what_is_at(path: Path) -> str:
     if not path.exists():
         return "nothing is there"
@@ -256,7 +276,9 @@ def _what_is_at(path: Path) -> str:
         return "a file is there"
     if (path / "manifest.json").is_file():
         return "a checkpoint is there"
-    names = sorted(entry.name for entry in path.iterdir())
+    names = _names_in(path)
+    if "checkpoints" in names:
+        return "its run.json is gone, so put it back from a copy, or resume one of its checkpoints by its own path"
     return (
         f"a directory with {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "an empty directory"
     )
