@@ -180,21 +180,22 @@ class Checkpoint:
         read = {source: placed(tensor, device, dtype) for source, tensor in read.items()}
         return {name: read[source] for name, source in stored.items()}
 
-    def state(self) -> dict[str, Any]:
-        """The whole state as it was saved, on the CPU, verified while read.
+    def state(self, keys: Collection[str] | None = None) -> dict[str, Any]:
+        """The whole state as it was saved, on the CPU, verified while read; or what stands under some of its keys.
 
-        Raises DamagedError naming the file and the tensors that are damaged.
+        With `keys` only the files that hold them are read. Raises DamagedError naming the file and the tensors that are
+        damaged.
         """
-        from runner.checkpoint.parts import put_together
+        from runner.checkpoint.parts import files_of, put_together
         from runner.checkpoint.tensors import tensors_in
 
         tree = self.document(STATE)
         tensors: dict[str, dict[str, Tensor]] = {}
-        for file in TENSOR_FILES:
+        for file in TENSOR_FILES if keys is None else files_of(keys):
             if file in self.manifest.files:
                 with self._opened(file) as member:
                     tensors[file] = tensors_in(member)
-        return put_together(tree, tensors, self.path / STATE)
+        return put_together(tree, tensors, self.path / STATE, keys)
 
     def verify(self) -> list[str]:
         """Every damage, one line each; empty when all bytes of all files are those that were written."""

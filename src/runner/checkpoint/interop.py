@@ -93,7 +93,7 @@ def model_tensors(checkpoint: Checkpoint, weights: str) -> Mapping[str, Tensor]:
     check_kind(weights)
     if weights == "raw":
         return checkpoint.tensors()
-    averaged = checkpoint.state().get("averaged")
+    averaged = checkpoint.state(["averaged"]).get("averaged")
     if averaged is None:
         raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use the raw ones")
     tensors: Mapping[str, Tensor] = averaged["model"]

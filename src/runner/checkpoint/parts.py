@@ -19,6 +19,10 @@ FROZEN_FROM_BYTES = 1024 * 1024
 """Less than this is not worth a file of its own."""
 
 
+_FILES_OF = {"model": (MODEL, FROZEN), "optimizer": (OPTIMIZER,)}
+"""Which files hold the tensors under a key of a state; under every other key it is EXTRA."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A state taken apart. The tensors are references to the live ones until they are copied; the tree is a copy."""
@@ -57,16 +61,32 @@ def take_apart(state: Mapping[str, Any], frozen: Collection[str]) -> Parts:
     return Parts(tree, {file: tensors[file] for file in written})
 
 
-def put_together(tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path) -> dict[str, Any]:
-    """The state, from the text of state.json (at `where`) and the tensors of every file. Raises DamagedError."""
+def put_together(
+    tree: bytes, tensors: Mapping[str, Mapping[str, Tensor]], where: Path, keys: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The state, or some of its keys, from the text of state.json (at `where`) and the tensors of the files.
+
+    Raises DamagedError.
+    """
     state = parse_state(tree, where)
     try:
-        return {key: unflatten(value, _of_group(key, tensors)) for key, value in state.items()}
+        return {
+            key: unflatten(value, _of_group(key, tensors))
+            for key, value in state.items()
+            if keys is None or key in keys
+        }
     except DamagedError as error:
         raise DamagedError(f"{where}: {error}; use another checkpoint") from error
 
 
+def files_of(keys: Collection[str]) -> list[str]:
+    """The files that hold the tensors under some keys of a state."""
+    wanted = {file for key in keys for file in _FILES_OF.get(key, (EXTRA,))}
+    return [file for file in TENSOR_FILES if file in wanted]
+
+
 def _of_group(key: str, tensors: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    if key == "model":
-        return {**tensors.get(MODEL, {}), **tensors.get(FROZEN, {})}
-    return tensors.get(OPTIMIZER if key == "optimizer" else EXTRA, {})
+    held: dict[str, Tensor] = {}
+    for file in _FILES_OF.get(key, (EXTRA,)):
+        held |= tensors.get(file, {})
+    return held

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.naming import metrics_in
+from runner.config.build_evaluation import compiled, evaluation_batches
 from runner.config.build_optimizer import build_optimizer, build_scheduler
 from runner.config.check import Settings
 from runner.config.names import did_you_mean
@@ -16,7 +17,6 @@ from runner.training.plan import Horizon, horizon
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from torch.optim import Optimizer
 
     from runner.data.batches import Batches
@@ -69,7 +69,7 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
     _check_precision(settings, optimizer)
     ends = horizon(settings.trainer, train.num_batches)
     scheduler = build_scheduler(config["scheduler"], optimizer, ends)
-    network = _compiled(model) if settings.runtime.compile else model
+    network = compiled(model) if settings.runtime.compile else model
     state = TrainState(
         model=model,
         network=network,
@@ -94,28 +94,27 @@ def _batches(
     from runner.data.batches import make_batches
 
     batching, limits = settings.batching, settings.trainer.limits
-    make = partial(
-        make_batches,
+    train = make_batches(
+        data.train,
+        batch_size=batching.batch_size,
+        shuffle=batching.shuffle,
+        drop_last=batching.drop_last,
         seed=seed,
         workers=settings.runtime.workers,
         collate=data.collate,
         world=world,
         pin_memory=device.type == "cuda",
-    )
-    train = make(
-        data.train,
-        batch_size=batching.batch_size,
-        shuffle=batching.shuffle,
-        drop_last=batching.drop_last,
         limit=limits.train_batches,
     )
     evaluated = partial(
-        make,
-        batch_size=batching.evaluation_batch_size,
-        shuffle=False,
-        drop_last=False,
-        limit=limits.evaluation_batches,
-        resumable=False,
+        evaluation_batches,
+        data=data,
+        batching=batching,
+        limits=limits,
+        runtime=settings.runtime,
+        device=device,
+        seed=seed,
+        world=world,
     )
     validation, test = (None if split is None else evaluated(split) for split in (data.validation, data.test))
     return train, validation, test
@@ -164,9 +163,3 @@ def _check_precision(settings: Settings, optimizer: "Optimizer") -> None:
             f"trainer.precision is 'fp16', and {type(optimizer).__name__} evaluates the model itself, which a gradient "
             "scaler does not allow; use trainer.precision=bf16 or fp32"
         )
-
-
-def _compiled(model: "nn.Module") -> "nn.Module":
-    import torch
-
-    return cast("nn.Module", torch.compile(model))
