@@ -16,6 +16,7 @@ from runner.config.composing import Config
 from runner.config.documents import documents
 from runner.config.nodes import instantiate
 from runner.config.resume import Resumption
+from runner.config.secrets import redact_overrides
 from runner.config.words import Words
 from runner.errors import RunnerError, SaveError
 from runner.metrics_file import MetricsFile
@@ -50,8 +51,11 @@ class Attempt:
         resumption: Resumption | None,
         console: Console,
         software: Mapping[str, Any],
+        *,
+        watch: Observer | None = None,
     ) -> None:
-        self.config, self.settings, self.run = config, settings, run
+        """`watch` looks on beside the observers that the config asks for."""
+        self.config, self.settings, self.run, self.watch = config, settings, run, watch
         self.words, self.resumption, self.console, self.software = words, resumption, console, software
         self.began = time.monotonic()
         self.seconds_before = 0.0 if resumption is None else resumption.checkpoint.manifest.seconds
@@ -106,7 +110,10 @@ class Attempt:
             report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
             number = begin()
             code = self.run.code / f"{number:03d}"
-            ending.enter_context(provenance.kept_git(code))
+            # Before anything is moved: a full disk shows here.
+            with reported(code):
+                ending.enter_context(provenance.kept_git(code))
+                keep_source(code)
             with reported(self.run.metrics):
                 metrics_file = ending.enter_context(MetricsFile(self.run.metrics, number))
             store = CheckpointStore(
@@ -121,7 +128,6 @@ class Attempt:
             facts = self._facts(training, number)
             if self.resumption is not None:
                 self._take_up(training, store, self.resumption, number=number, facts=facts, notes=notes)
-            keep_source(code)
             ending.enter_context(collector_resting())
             records = RecordsFile(
                 metrics_file,
@@ -252,10 +258,13 @@ class Attempt:
     def _facts(self, training: Training, number: int) -> dict[str, Any]:
         """What a checkpoint's manifest says about where it comes from."""
         code = {"code": f"code/{number:03d}", "attempt": number, "data": training.data.fingerprint}
-        return {**self.software, **provenance.hardware(training.state.device), **code}
+        launch: dict[str, Any] = {"overrides": redact_overrides(self.config.overrides)}
+        if self.resumption is not None:
+            launch["differences"] = self.resumption.recorded
+        return {**self.software, **provenance.hardware(training.state.device), **code, **launch}
 
     def _observers(self) -> dict[str, Observer]:
         made: dict[str, Observer] = {"progress": ProgressDisplay(self.console, bar=self.settings.runtime.progress)}
         for name, node in (self.config.resolved["observers"] or {}).items():
             made[name] = instantiate(node, f"observers.{name}")
-        return made
+        return made if self.watch is None else {**made, "watch": self.watch}

@@ -26,11 +26,14 @@ def changed_source(kept: Path) -> list[str]:
     now = dict(_own_modules())
     files = sorted(path for path in (kept / "source").rglob("*.py") if path.is_file())
     names = [str(file.relative_to(kept / "source")) for file in files]
-    return [
-        f"{name}: has changed since; what was trained with is {file}"
-        for name, file in zip(names, files, strict=True)
-        if name in now and now[name] != file.read_bytes()
-    ]
+    notes = []
+    for name, file in zip(names, files, strict=True):
+        try:
+            if name in now and now[name] != file.read_bytes():
+                notes.append(f"{name}: has changed since; what was trained with is {file}")
+        except OSError as error:
+            notes.append(f"{name}: may have changed since; {file} cannot be read ({error.strerror})")
+    return notes
 
 
 def _own_modules() -> Iterator[tuple[str, bytes]]:
