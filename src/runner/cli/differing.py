@@ -77,7 +77,7 @@ def _show(
             tables.show_table(console, columns, [[name, *_pair(before, after)] for name, before, after in rows])
     if compared.tensors:
         print()
-        _show_tensors(console, compared.tensors)
+        show_tensors(console, compared.tensors)
     print()
     said = [f"{len(rows)} in {title}" for title, rows in tables_of.items() if rows]
     if compared.tensors:
@@ -86,7 +86,8 @@ def _show(
     console.print(Text(line, style="bold yellow" if said else "bold green"))
 
 
-def _show_tensors(console: Console, differences: Sequence["TensorDifference"]) -> None:
+def show_tensors(console: Console, differences: Sequence["TensorDifference"]) -> None:
+    """A table of the tensors that differ; in a terminal only of those that differ most."""
     shown = list(differences)
     if console.is_terminal and len(shown) > MOST_ROWS:
         most = sorted(shown, key=_how_different, reverse=True)[:MOST_ROWS]

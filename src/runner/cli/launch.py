@@ -32,11 +32,11 @@ _SHOWING = ("--hydra-help", "--version", "--cfg", "--info", "--shell-completion"
 
 def main() -> None:
     """The console script."""
-    _import_from_here()
+    import_from_here()
     sys.exit(launch(sys.argv[1:]))
 
 
-def _import_from_here() -> None:
+def import_from_here() -> None:
     """Let a user's own module beside his configs be named. Appended, so that nothing installed is shadowed."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -146,7 +146,7 @@ def _job_of(sweep: "Sweep", begun: list[Path]) -> Callable[["DictConfig"], float
         from runner.config.sweeping import prepare_job
         from runner.runs.run import execute
 
-        _import_from_here()
+        import_from_here()
         prepared = prepare_job(task_config, sweep)
         begun.append(prepared.run.path)
         outcome = execute(prepared)

@@ -26,7 +26,7 @@ class RecordsFile:
     def observe(self, record: Record) -> None:
         if isinstance(record, Step) and record.progress.step % self.log_every and not record.skipped:
             return
-        line = self._line(record)
+        line = line_of(record)
         if line is None:
             return
         try:
@@ -53,44 +53,46 @@ class RecordsFile:
         with reported(self.file.path):
             self.file.sync()
 
-    def _line(self, record: Record) -> dict[str, Any] | None:
-        at = {"step": record.progress.step, "epoch": record.progress.epoch}
-        if isinstance(record, Step):
-            line: dict[str, Any] = {"event": "step", **at, "loss": record.loss, "lr": record.lr}
-            if record.grad_norm is not None:
-                line["grad_norm"] = record.grad_norm
-            if record.skipped:
-                # Its position, because the step stays the same.
-                line |= {"skipped": True, "batch": record.progress.batch}
-            if record.digests is not None:
-                line["digests"] = asdict(record.digests)
-            return line
-        if isinstance(record, Epoch):
-            return {"event": "epoch", **at, "loss": record.loss, "lr": record.lr, "seconds": round(record.seconds, 3)}
-        if isinstance(record, Evaluation):
-            return {
-                "event": "evaluation",
-                **at,
-                "split": record.split,
-                **record.metrics,
-                "weights": record.weights,
-                "improved": record.improved,
-                "seconds": round(record.seconds, 3),
-            }
-        if isinstance(record, Saved):
-            return {
-                "event": "saved",
-                **at,
-                "path": record.path.name,
-                "reasons": list(record.reasons),
-                "bytes": record.stats.size,
-                "written": record.stats.written,
-                "stall": round(record.stats.stall, 6),
-                "seconds": round(record.stats.seconds, 4),
-                "share": round(record.stats.share, 6),
-            }
-        if isinstance(record, SaveFailed):
-            return {"event": "save_failed", **at, "message": record.message}
-        if isinstance(record, Ended):
-            return {"event": "end", **at, "outcome": record.outcome, "reason": record.reason}
-        return None
+
+def line_of(record: Record) -> dict[str, Any] | None:
+    """What of a record is written; None for one of which nothing is."""
+    at = {"step": record.progress.step, "epoch": record.progress.epoch}
+    if isinstance(record, Step):
+        line: dict[str, Any] = {"event": "step", **at, "loss": record.loss, "lr": record.lr}
+        if record.grad_norm is not None:
+            line["grad_norm"] = record.grad_norm
+        if record.skipped:
+            # Its position, because the step stays the same.
+            line |= {"skipped": True, "batch": record.progress.batch}
+        if record.digests is not None:
+            line["digests"] = asdict(record.digests)
+        return line
+    if isinstance(record, Epoch):
+        return {"event": "epoch", **at, "loss": record.loss, "lr": record.lr, "seconds": round(record.seconds, 3)}
+    if isinstance(record, Evaluation):
+        return {
+            "event": "evaluation",
+            **at,
+            "split": record.split,
+            **record.metrics,
+            "weights": record.weights,
+            "improved": record.improved,
+            "seconds": round(record.seconds, 3),
+        }
+    if isinstance(record, Saved):
+        return {
+            "event": "saved",
+            **at,
+            "path": record.path.name,
+            "reasons": list(record.reasons),
+            "bytes": record.stats.size,
+            "written": record.stats.written,
+            "stall": round(record.stats.stall, 6),
+            "seconds": round(record.stats.seconds, 4),
+            "share": round(record.stats.share, 6),
+        }
+    if isinstance(record, SaveFailed):
+        return {"event": "save_failed", **at, "message": record.message}
+    if isinstance(record, Ended):
+        return {"event": "end", **at, "outcome": record.outcome, "reason": record.reason}
+    return None
