@@ -139,6 +139,11 @@ def as_kept(checkpoint: Checkpoint, *, protected: bool) -> "Kept":
     return Kept(manifest.generation, manifest.progress, manifest.metrics, manifest.seconds, protected)
 
 
+def expanded(text: str) -> Path:
+    """A path as it was typed: `~` is a home directory, unless something is called so."""
+    return Path(text if os.path.lexists(text) else os.path.expanduser(text))  # noqa: PTH111
+
+
 def split_choice(text: str) -> tuple[str, str | int]:
     """A path, and which checkpoint there is meant: of `PATH@step=N` the number, of `PATH@best` or `PATH@TAG` the word.
 
@@ -146,7 +151,7 @@ def split_choice(text: str) -> tuple[str, str | int]:
     """
     match = _CHOICE.fullmatch(text)
     # Neither raises, whatever the text or whoever owns the place; pathlib's do.
-    if match is None or os.path.exists(os.path.expanduser(text)):  # noqa: PTH110, PTH111
+    if match is None or expanded(text).exists():
         return text, "latest"
     return match["path"], match["word"] if match["step"] is None else int(match["step"])
 

@@ -4,7 +4,6 @@ locate()   the run, or a checkpoint outside of one; nothing in it is read yet, b
 look()     the checkpoint that is meant, verified; a run that will be gone on with is locked before that
 """
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import split_choice
+from runner.checkpoint.listing import expanded, split_choice
 from runner.config.picking import pick, verified
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, find_runs, latest_run, single_runs, worked_on_last
@@ -52,7 +51,7 @@ def find(text: str, *, outputs: Path = OUTPUTS) -> Found:
 
 def is_auto(text: str) -> bool:
     """Whether `+resume=text` names no run, but asks for that of the launch's own config."""
-    path, which = split_choice(text)
+    path, which = _split(text)
     if path != AUTO or Path(path).exists():
         return False
     if which != "latest":
@@ -65,12 +64,11 @@ def is_auto(text: str) -> bool:
 
 def locate(text: str, *, outputs: Path = OUTPUTS) -> Named:
     """The run, or the checkpoint outside of one, that `+resume=text` names. ResumeError if it names neither."""
+    path, which = _split(text)
     try:
-        return _latest(text, outputs) or _at(text)
+        return _latest(path, which, outputs) or _at(text, path, which)
     except OSError as error:
-        raise ResumeError(
-            f"+resume={text}: cannot be looked at ({error.strerror}); name a run that you may read"
-        ) from error
+        raise _unreadable(text, error) from error
 
 
 def look(named: Named) -> Found:
@@ -102,8 +100,18 @@ def _of_copies(run: RunDir, runs: Sequence[RunDir]) -> Named:
     return Named(run, notes=(note,) if others else ())
 
 
-def _latest(text: str, outputs: Path) -> Named | None:
-    path, which = split_choice(text)
+def _split(text: str) -> tuple[str, str | int]:
+    try:
+        return split_choice(text)
+    except OSError as error:
+        raise _unreadable(text, error) from error
+
+
+def _unreadable(text: str, error: OSError) -> ResumeError:
+    return ResumeError(f"+resume={text}: cannot be looked at ({error.strerror}); name a run that you may read")
+
+
+def _latest(path: str, which: str | int, outputs: Path) -> Named | None:
     if path != LATEST or Path(path).exists():
         return None
     # Absolute, because the training may go to another directory.
@@ -119,9 +127,8 @@ def _latest(text: str, outputs: Path) -> Named | None:
     return Named(named.run, which=which, notes=tuple(notes))
 
 
-def _at(text: str) -> Named:
-    path, which = split_choice(text)
-    place = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+def _at(text: str, path: str, which: str | int) -> Named:
+    place = expanded(path).absolute()
     if ".." in place.parts:
         place = place.resolve()
     if not place.exists():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint.listing import split_choice
+from runner.checkpoint.listing import expanded, split_choice
 from runner.config.composing import Config
 from runner.config.names import shown
 from runner.errors import CheckpointError
@@ -101,5 +101,5 @@ def not_there(config: Config) -> list[str]:
 
 def _located(text: str, config: Config) -> tuple[Path, str | int]:
     # A job may have gone into its own directory by now; Hydra notes where it was launched.
-    path, which = split_choice(str(Path(config.hydra["runtime"]["cwd"]) / Path(text).expanduser()))
+    path, which = split_choice(str(Path(config.hydra["runtime"]["cwd"]) / expanded(text)))
     return Path(path), which
