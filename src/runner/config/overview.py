@@ -23,6 +23,7 @@ runner: train what a config describes, save it as it goes, and go on exactly whe
   runner [OVERRIDE ...]               launch
   runner -m KEY=A,B [OVERRIDE ...]    sweep: one run for each combination
   runner +resume=RUN [OVERRIDE ...]   go on with a run, with other values if you like
+  runner -m +resume=RUN KEY=A,B       several new runs, each from a copy of its checkpoint
 
 overrides
   optimizer.lr=3e-4      another value                optimizer=sgd     another option of a group
@@ -32,6 +33,7 @@ overrides
 launch words (never saved)
   +resume=outputs/2026-11-22/17-05-09-123456    a run or a checkpoint; latest: the newest run
          =RUN@best  =RUN@step=1200              another checkpoint of it than the newest
+         =auto      the run of this very config if there is one, else a new one: for jobs that are started again
   +allow=[model]     go on although the model is another one
   +reset=[optimizer] start this part of the state anew
   +trust=[mypackage] let a saved config name targets in mypackage

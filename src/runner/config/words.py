@@ -36,7 +36,7 @@ class Words:
     """The launch words of one command line."""
 
     resume: str | None = None
-    """A run directory, a checkpoint or `latest`, with `@best` or `@step=N` behind it; as it was typed."""
+    """A run directory, a checkpoint or `latest`, with `@best` or `@step=N` behind it, or `auto`; as it was typed."""
     allow: tuple[str, ...] = ()
     """Structural differences that a resume may have: `model`."""
     reset: tuple[str, ...] = ()
