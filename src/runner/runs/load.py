@@ -1,6 +1,6 @@
 """A trained model, rebuilt from a checkpoint's own config."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from runner.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def load(
@@ -59,16 +59,27 @@ def rebuilt(
     """The model of a checkpoint with its weights, on the CPU, and what stands under `keys` in the config it is of."""
     from runner.checkpoint.interop import model_tensors
     from runner.training.generators import untouched
-    from runner.training.state import load_weights
 
     if isinstance(overrides, str):
         raise ConfigError(f"overrides={overrides!r}: wanted a list of overrides; write [{overrides!r}]")
     config = config_for_use(checkpoint, keys, overrides, trusted=trust)
     with untouched():
         model = build_model(config)
+    fit_weights(model, model_tensors(checkpoint, weights), checkpoint, overrides)
+    return model, config
+
+
+def fit_weights(
+    model: "nn.Module", tensors: "Mapping[str, Tensor]", checkpoint: Checkpoint, overrides: Sequence[str]
+) -> None:
+    """Load the tensors of a checkpoint into a model that was built from its config with `overrides` on top.
+
+    Raises CheckpointError, listing names and shapes, if they do not fit.
+    """
+    from runner.training.loading import load_weights
+
     try:
-        load_weights(model, model_tensors(checkpoint, weights))
+        load_weights(model, tensors)
     except CheckpointError as error:
         on_top = f" with {' '.join(overrides)}" if overrides else ""
         raise CheckpointError(f"{checkpoint.path}{on_top}: {error}") from error
-    return model, config
