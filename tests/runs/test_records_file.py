@@ -62,7 +62,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_what_to_do(tmp_path: Path) -
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with MetricsFile(path, 1) as file:
         records = RecordsFile(file, log_every=1)
-        records.start(0)
+        records.start(Progress())
         whole = path.read_bytes()
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))

@@ -19,6 +19,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
 from runner.cli.choosing import OUTPUTS, found
 from runner.cli.differing import show_differences
+from runner.cli.evaluating import evaluate
 from runner.cli.exporting import export_weights
 from runner.cli.listing import show_list
 from runner.cli.packing import pack_checkpoint, unpack_checkpoint
@@ -27,6 +28,7 @@ from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
 from runner.cli.summary import summarize, to_json
 from runner.cli.tagging import tag_checkpoint
+from runner.cli.verifying import verify_resume
 from runner.errors import CheckpointError, ResumeError, RunnerError
 from runner.quantities import size
 from runner.rundir import RunDir, find_runs
@@ -179,7 +181,9 @@ class _Unreadable:
 
 app.command("tag")(tag_checkpoint)
 app.command("diff")(show_differences)
+app.command("verify-resume")(verify_resume)
 app.command("prune")(prune)
+app.command("evaluate")(evaluate)
 app.command("export")(export_weights)
 app.command("pack")(pack_checkpoint)
 app.command("unpack")(unpack_checkpoint)
