@@ -182,6 +182,7 @@ class _Gate:
         used = sorted(map(str, self.memory.remembered(top))) if self.memory is not None else []
         if used and not located(target):
             said += f" (you used {top!r} from {', '.join(used)}; from here it cannot be found)"
+            return f"{said}; put its directory on PYTHONPATH, or install it"
         for module, file in located(target) if self.memory is not None else ():
             known = self.memory.remembered(module) if self.memory is not None else frozenset()
             if known and file not in known:

@@ -1,6 +1,9 @@
 """A launch rewritten: conf/ that has changed, groups that are switched, files that mean harm."""
 
+import importlib
+import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,8 @@ import torch
 
 from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore
+from runner.config.diff import NOT_THERE
+from runner.config.digests import environment_digests
 from runner.config.documents import BUILT as BUILT_FILE
 from runner.config.documents import COMPOSED, documents, saved_config, write_hydra_files
 from runner.config.finding import Found
@@ -297,8 +302,8 @@ def test_an_option_that_there_is_not_is_told_alone_on_a_saved_config_too(place: 
     assert caught.value.problems == ("optimizer=nope: optimizer has no such option; there is adamw, sgd",)
 
 
-def test_another_model_is_refused_with_every_difference(place: Place) -> None:
-    launched = place.launch("model._target_=torch.nn.Linear", "+model.out_features=10", "+model.bias=false")
+def save(launched: Prepared, **facts: object) -> None:
+    """A checkpoint of a run that has been launched."""
     keep = KeepPolicy(last=None, best=None, every_steps=None, every_hours=None)
     CheckpointStore(launched.run.checkpoints, run=launched.run.id, keep=keep, monitor=None).save(
         {"model": {"w": torch.zeros(1)}},
@@ -306,8 +311,13 @@ def test_another_model_is_refused_with_every_difference(place: Place) -> None:
         reasons=("end",),
         metrics={},
         documents=documents(launched.config),
-        facts={},
+        facts=facts,
     ).wait()
+
+
+def test_another_model_is_refused_with_every_difference(place: Place) -> None:
+    launched = place.launch("model._target_=torch.nn.Linear", "+model.out_features=10", "+model.bias=false")
+    save(launched)
     argv = [f"--config-path={place.conf}", f"+resume={place.run}", "model.out_features=4", "~model.bias"]
     with pytest.raises(ResumeError) as caught:
         prepare(argv, memory=place.memory)
@@ -346,6 +356,24 @@ def test_a_redacted_value_is_asked_for_and_taken(place: Place) -> None:
     assert again.config.resolved["data"]["token"] == "neu"
 
 
+@pytest.mark.parametrize("key", ["hydra", "defaults"])
+def test_a_saved_config_that_holds_what_is_hydras_own_is_refused(place: Place, key: str) -> None:
+    run = place.launch().run
+    with (run.hydra / COMPOSED).open("a") as file:
+        file.write(f"{key}:\n  callbacks:\n    x:\n      _target_: os.system\n")
+    with pytest.raises(ResumeError, match=rf"config.yaml: has the key '{key}', which is Hydra's own; use another"):
+        place.again()
+
+
+def test_a_key_with_a_dot_in_it_reaches_nothing_of_hydra(place: Place) -> None:
+    run = place.launch().run
+    with (run.hydra / COMPOSED).open("a") as file:
+        file.write("hydra.callbacks.x._target_: os.system\n")
+    replay = place.again()
+    assert replay.composition.node.hydra.callbacks == {}
+    assert not any("os.system" in text for text in replay.argv)
+
+
 HOSTILE = [
     "hydra.run.dir=/tmp/elsewhere",
     "++hydra={callbacks:{x:{_target_:os.system}}}",
@@ -375,7 +403,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, width): super().__init__()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "ownnets", raising=False)
+    monkeypatch.delitem(sys.modules, "ownnets", raising=False)
     return "ownnets.Net"
 
 
@@ -383,7 +411,7 @@ def test_a_target_of_a_file_is_not_imported_unless_this_user_trusts_it(
     place: Place, own_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.launch(f"model._target_={own_module}", "+model.width=3")
-    monkeypatch.delitem(__import__("sys").modules, "ownnets")
+    monkeypatch.delitem(sys.modules, "ownnets")
     (tmp_path / "ran").unlink()
     stranger = TrustMemory(tmp_path / "stranger.json")
     words = Words(resume=str(place.run))
@@ -442,3 +470,135 @@ def test_a_run_whose_saved_config_is_gone_is_refused(place: Place) -> None:
     shutil.rmtree(place.run / ".hydra")
     with pytest.raises(ResumeError, match=r"its saved config cannot be read"):
         place.again()
+
+
+def gone_on_with(place: Place, *overrides: str) -> Prepared:
+    prepared = prepare([f"--config-path={place.conf}", f"+resume={place.run}", *overrides], memory=place.memory)
+    prepared.lock.release()
+    return prepared
+
+
+def differing(prepared: Prepared) -> list[tuple[str, object, object, str]]:
+    assert prepared.resumption is not None
+    return [(one.key, one.saved, one.now, one.kind) for one in prepared.resumption.differences]
+
+
+def test_another_value_of_the_environment_is_said_and_not_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LR", "0.0625")
+    monkeypatch.setenv("PLACE", "/first/secret place")
+    text = "${oc.decode:${oc.env:LR}}"
+    save(place.launch(f"optimizer.lr='{text}'", "data.path='${oc.env:PLACE,null}'", "name='${data.path}'"))
+    assert differing(gone_on_with(place)) == []
+    monkeypatch.setenv("LR", "0.5")
+    monkeypatch.setenv("PLACE", "/second")
+    again = gone_on_with(place)
+    assert again.config.resolved["optimizer"]["lr"] == 0.5
+    path, name = "${oc.env:PLACE,null}", "${data.path}"
+    assert differing(again) == [
+        ("data.path", path, f"{path}, another value", "course"),
+        ("optimizer.lr", text, f"{text}, another value", "course"),
+        ("name", name, f"{name}, another value", "harmless"),
+    ]
+    for file in place.run.rglob("config.*"):
+        assert "first" not in file.read_text() and "0.0625" not in file.read_text()
+
+
+def test_a_variable_of_the_environment_that_is_gone_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/first")
+    save(place.launch("data.path='${oc.env:PLACE}'"))
+    monkeypatch.delenv("PLACE")
+    with pytest.raises(ConfigError, match=r"^data.path: '\$\{oc.env:PLACE\}' cannot be resolved \(.*'PLACE' not found"):
+        gone_on_with(place)
+
+
+def test_a_secret_of_the_environment_leaves_no_digest(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORD", "geheim")
+    launched = place.launch("++trainer.token='${oc.env:WORD}'", "name='${oc.env:WORD}'", "~trainer.token")
+    assert set(environment_digests(launched.config)) == {"name"}
+
+
+def test_settings_that_have_come_since_are_said_in_one_line(place: Place) -> None:
+    primary = place.conf / "config.yaml"
+    today = primary.read_text()
+    before, _, after = today.partition("init_from: null")
+    primary.write_text(before + "hydra:" + after.partition("\nhydra:")[2])
+    save(place.launch())
+    primary.write_text(today)
+    again = gone_on_with(place, "trainer.max_epochs=3", "init.strict=false")
+    assert differing(again) == [
+        ("trainer.max_epochs", 20, 3, "harmless"),
+        ("init", NOT_THERE, again.config.resolved["init"], "harmless"),
+    ]
+    assert again.notes == ("settings that were not there when it was saved, as conf/ has them: init_from=null",)
+
+
+def test_a_value_that_conf_has_got_since_for_its_other_values_does_not_stand_in_the_way(place: Place) -> None:
+    save(place.launch())
+    place.edit("config.yaml", "name: run ", "scale: 3\nname: run ")
+    place.edit("experiment/digits_mlp.yaml", "name: digits_mlp", "name: digits_mlp-${scale}")
+    again = gone_on_with(place)
+    assert again.config.resolved["name"] == "digits_mlp" and "scale" not in again.config.resolved
+    (place.conf / "scheduler" / "scaled.yaml").write_text(
+        "_target_: runner.training.schedule.Constant\nwarmup_steps: ${scale}\n"
+    )
+    assert gone_on_with(place, "scheduler=scaled").config.resolved["scheduler"]["warmup_steps"] == 3
+    with pytest.raises(ConfigError, match=r"^speed: no such key, and no value in the config reads"):
+        gone_on_with(place, "+speed=3")
+
+
+def test_mistakes_in_what_another_version_has_saved_name_both_versions(place: Place) -> None:
+    launched = place.launch()
+    save(launched, versions={"runner": "99.1"})
+    place.edit("trainer/standard.yaml", "accumulate: 1", "accumulate: 1\nnewer: 3")
+    with pytest.raises(ConfigError) as caught:
+        gone_on_with(place)
+    assert caught.value.problems[0].startswith("trainer.newer: no such key; there is")
+    assert re.fullmatch(
+        rf"{re.escape(str(place.run))}/checkpoints/step-000000001: saved by runner 99.1; this is .+",
+        caught.value.problems[-1],
+    )
+
+
+def kept_own_source(place: Place, tmp_path: Path) -> Path:
+    kept = place.run / "code" / "001" / "source" / "ownnets.py"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "ownnets.py", kept)
+    return kept
+
+
+def test_a_target_that_is_gone_is_named_with_the_source_that_was_kept(
+    place: Place, own_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(place.launch(f"model._target_={own_module}", "+model.width=3"), code="code/001")
+    kept = kept_own_source(place, tmp_path)
+    (tmp_path / "ownnets.py").unlink()
+    monkeypatch.delitem(sys.modules, "ownnets")
+    importlib.invalidate_caches()
+    hint = f"ownnets: cannot be found from here; what was trained with is {kept}: copy it to ownnets.py in your project"
+    for words, refusal in (
+        (
+            [],
+            r"step-000000001: model: _target_ 'ownnets.Net' is not trusted \(you used 'ownnets' from .*; "
+            r"from here it cannot be found\); put its directory on PYTHONPATH, or install it",
+        ),
+        (["+trust=[ownnets]"], r"step-000000001: model: _target_ 'ownnets.Net': 'ownnets' cannot be imported .*"),
+    ):
+        with pytest.raises(TrustError) as caught:
+            gone_on_with(place, *words)
+        first, second = str(caught.value).splitlines()
+        assert re.search(refusal, first) and second == hint
+
+
+def test_a_target_that_takes_other_arguments_now_is_told_with_the_source_that_was_kept(
+    place: Place, own_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(place.launch(f"model._target_={own_module}", "+model.width=3"), code="code/001")
+    kept = kept_own_source(place, tmp_path)
+    source = tmp_path / "ownnets.py"
+    source.write_text(source.read_text().replace("width", "breadth_of_it"))
+    monkeypatch.delitem(sys.modules, "ownnets")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError) as caught:
+        gone_on_with(place)
+    assert caught.value.problems[0].startswith("model.width: ownnets.Net takes no argument 'width'")
+    assert caught.value.problems[-1] == f"ownnets: {source} has changed since; what was trained with is {kept}"

@@ -85,12 +85,14 @@ def _is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(node, Mapping) and "_target_" in node
 
 
-def _unknown_top_level(composed: Mapping[str, Any]) -> Iterator[str]:
-    """Keys that nobody reads: neither the runner nor an interpolation in the config."""
+def unread(composed: Mapping[str, Any]) -> list[str]:
+    """Top-level keys that nobody reads: neither the runner nor an interpolation in the config."""
     read = {match for _, text in leaves(composed) if isinstance(text, str) for match in _REFERENCE.findall(text)}
-    for key in composed:
-        if key in KNOWN or key in read:
-            continue
+    return [key for key in composed if key not in KNOWN and key not in read]
+
+
+def _unknown_top_level(composed: Mapping[str, Any]) -> Iterator[str]:
+    for key in unread(composed):
         if key in ("experiment", "debug"):
             # Such a file sets keys of all groups, and without its first line they are put under its own.
             yield f"{key}: the chosen file puts its keys here; its first line has to be: # @package _global_"

@@ -7,7 +7,6 @@ config.json                 what was built: resolved; values from the environmen
 """
 
 import json
-import re
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.composing import Config
-from runner.config.interpolation import derived, leaves, replaced
+from runner.config.digests import environment_digests, from_environment
+from runner.config.interpolation import leaves, replaced
 from runner.config.secrets import redact, redact_overrides
 from runner.errors import FormatError
 from runner.rundir import RunDir
@@ -27,8 +27,9 @@ from runner.rundir import RunDir
 COMPOSED = "config.yaml"
 BUILT = "config.json"
 MOST_BYTES = 16 * 1024 * 1024
-_ENVIRONMENT = re.compile(r"\$\{\s*(?:oc\.)?env\s*:")
 _ITEMS = "_items_"
+_HYDRAS = ("hydra", "defaults")
+"""Keys that are Hydra's own, and in no config that the runner has written."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SavedConfig:
     """Resolved, in the form in which it is written."""
     overrides: tuple[str, ...]
     choices: dict[str, str]
+    environment: dict[str, str]
+    """Digests of what came from the environment."""
 
 
 def documents(config: Config) -> dict[str, bytes]:
@@ -50,6 +53,7 @@ def documents(config: Config) -> dict[str, bytes]:
         "config": _with_text_keys(written(config)),
         "overrides": redact_overrides(config.overrides),
         "choices": config.choices,
+        "environment": environment_digests(config),
     }
     return {
         COMPOSED: _yaml(redact(config.composed)),
@@ -59,9 +63,8 @@ def documents(config: Config) -> dict[str, bytes]:
 
 def written(config: Config) -> dict[str, Any]:
     """The resolved config as it is saved: no secrets, and what comes from the environment still says so."""
-    from_environment = derived(config.composed, lambda text: _ENVIRONMENT.search(text) is not None)
     literal = {path: text.replace("${", "\\${") for path, text in leaves(config.resolved) if _is_literal(text)}
-    return cast(dict[str, Any], redact(replaced(config.resolved, literal | from_environment)))
+    return cast(dict[str, Any], redact(replaced(config.resolved, literal | from_environment(config))))
 
 
 def _is_literal(value: Any) -> bool:
@@ -96,11 +99,18 @@ def saved_config(composed: bytes, built: bytes, *, where: Path) -> SavedConfig:
         if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
             raise TypeError("overrides is no list of texts")
         written_config = cast(dict[str, Any], _with_own_keys(config))
+        # Not in what earlier versions have saved.
+        environment = dict(values["environment"]) if "environment" in values else {}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(
             f"{where / BUILT}: not a saved config ({type(error).__name__}: {error}); use another checkpoint"
         ) from error
-    return SavedConfig(where, _mapping(composed, where / COMPOSED), written_config, tuple(overrides), choices)
+    tree = _mapping(composed, where / COMPOSED)
+    for key in _HYDRAS:
+        # Pinned, or in the place of the primary config, it would say what Hydra itself is to execute.
+        if key in tree:
+            raise FormatError(f"{where / COMPOSED}: has the key {key!r}, which is Hydra's own; use another checkpoint")
+    return SavedConfig(where, tree, written_config, tuple(overrides), choices, environment)
 
 
 def write_hydra_files(run: RunDir, attempt: int, config: Config) -> None:

@@ -26,7 +26,7 @@ from runner.config.fitting import fitted
 from runner.config.initial import not_there
 from runner.config.recomposing import Replay, compose_again
 from runner.config.replay import in_directory
-from runner.config.resume import Resumption, prepare_resume, replayed, resumed
+from runner.config.resume import Resumption, check_again, prepare_resume, replayed, resumed
 from runner.config.sources import Sources
 from runner.config.targets import target_nodes
 from runner.config.words import Words, read_line, split_flags
@@ -169,8 +169,10 @@ def begun_in(directory: Path, replay: Replay, launch: Launch) -> Prepared:
 def judged(replay: Replay, words: Words) -> tuple[Config, Settings, Resumption | None, tuple[str, ...]]:
     """The config and settings of a run composed again, how it differs from what was saved, and what to say about it."""
     config, notes = fitted(replay.composition)
-    settings = check(config, known_problems=replay.composition.problems)
-    return config, settings, resumed(replay, config, words), (*replay.notes, *notes)
+    settings = check_again(replay, config)
+    resumption = resumed(replay, config, words)
+    told = replay.notes if resumption is None else resumption.notes
+    return config, settings, resumption, (*told, *notes)
 
 
 def judged_new(replay: Replay, words: Words) -> None:

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from runner.config.check import unread
 from runner.config.composing import Composition, compose, parse
 from runner.config.documents import SavedConfig
 from runner.config.drift import is_drift, pins_of_launch, with_new_settings
@@ -48,8 +49,19 @@ def compose_again(found: Found, saved: SavedConfig, overrides: Sequence[str], *,
     rewritten = None if base is None else launch.on_conf(base)
     if rewritten is None:
         rewritten = launch.on_saved_config(reasons)
+    composition = _without_unread(rewritten.composition, saved)
     notes = (*found.notes, *left_out, *rewritten.notes)
-    return Replay(found, saved, rewritten.composition, rewritten.argv, tuple(overrides), notes)
+    return Replay(found, saved, composition, rewritten.argv, tuple(overrides), notes)
+
+
+def _without_unread(composition: Composition, saved: SavedConfig) -> Composition:
+    """Without values that conf/ has got since for its other values, where those stay as they were."""
+    config, typed = composition.config, [one.key_or_group.partition(".")[0] for one in composition.typed]
+    gone = [key for key in unread(config.composed) if key not in saved.composed and key not in typed]
+    kept, resolved = (
+        {key: value for key, value in tree.items() if key not in gone} for tree in (config.composed, config.resolved)
+    )
+    return replace(composition, config=replace(config, composed=kept, resolved=resolved))
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,32 @@ prepare_resume()   before the config is checked: what `+resume=` names, composed
 resumed()          after that: what differs from what was saved, and whether the run can go on with it
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
+
 from runner.checkpoint.handle import Checkpoint
+from runner.config.check import Settings, check
 from runner.config.composing import Config
 from runner.config.diff import NOT_THERE, STRUCTURAL, Difference, differences
+from runner.config.digests import changed_environment
 from runner.config.documents import BUILT, COMPOSED, SavedConfig, saved_config, written
+from runner.config.drift import is_setting
 from runner.config.finding import Found, find
 from runner.config.identity import BEGINNING
+from runner.config.kept_source import kept_sources
 from runner.config.names import shown
 from runner.config.own_targets import check_own
 from runner.config.recomposing import Replay, compose_again
+from runner.config.replay import as_text
 from runner.config.sources import Sources
 from runner.config.words import Words
-from runner.errors import CheckpointError, ConfigError, ResumeError
+from runner.errors import CheckpointError, ConfigError, ResumeError, TrustError
 from runner.trust_memory import TrustMemory
 
 ALLOWABLE = ("model",)
@@ -39,6 +48,14 @@ class Resumption:
     notes: tuple[str, ...]
     differences: tuple[Difference, ...]
 
+    @property
+    def recorded(self) -> list[dict[str, Any]]:
+        """The differences as they are noted with the attempt, and in the checkpoints that it saves."""
+        return [
+            {"key": one.key, "saved": _plain(one.saved), "now": _plain(one.now), "kind": one.kind}
+            for one in self.differences
+        ]
+
 
 def prepare_resume(
     words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory, outputs: Path = Path("outputs")
@@ -55,8 +72,34 @@ def replayed(found: Found, words: Words, overrides: Sequence[str], *, sources: S
     saved = _saved(found)
     replay = compose_again(found, saved, overrides, sources=sources)
     config = replay.composition.config.resolved
-    check_own(config, overrides, trusted=words.trust, memory=memory, sources=sources, where=saved.where)
+    try:
+        check_own(config, overrides, trusted=words.trust, memory=memory, sources=sources, where=saved.where)
+    except TrustError as error:
+        kept = [] if found.checkpoint is None else kept_sources(found.checkpoint, config)
+        raise TrustError("\n".join([str(error), *kept])) from error
     return replay
+
+
+def check_again(replay: Replay, config: Config) -> Settings:
+    """The settings of a config composed again. ConfigError with every problem, and what may have caused them."""
+    try:
+        return check(config, known_problems=replay.composition.problems)
+    except ConfigError as error:
+        if replay.found.checkpoint is None:
+            raise
+        causes = [*kept_sources(replay.found.checkpoint, config.resolved), *_other_version(replay.found.checkpoint)]
+        raise ConfigError([*error.problems, *causes]) from error
+
+
+def _other_version(checkpoint: Checkpoint) -> list[str]:
+    """That another version of the runner has saved a checkpoint."""
+    versions = checkpoint.manifest.facts.get("versions")
+    then = versions.get("runner") if isinstance(versions, Mapping) else None
+    try:
+        now = version("runner")
+    except PackageNotFoundError:
+        now = "one that is not installed as a package"
+    return [] if then in (None, now) else [f"{checkpoint.path}: saved by runner {then}; this is {now}"]
 
 
 def _check_names(word: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -87,13 +130,27 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
     """
     if replay.found.checkpoint is None:
         return None
-    found = differences(replay.saved.written, written(config))
+    now = written(config)
+    found = [*differences(replay.saved.written, now), *changed_environment(replay.saved.environment, config)]
+    added = [one for one in found if _is_new_setting(one, replay.composition.typed)]
+    found = [one for one in found if one not in added]
     _check_beginning(replay, config, found)
     refused = [one for one in found if one.kind == STRUCTURAL and one.key.split(".")[0] not in words.allow]
     if refused:
         advice = "the saved state may not fit another model; type +allow=[model] to go on all the same"
         raise ResumeError("\n".join([*map(_line, refused), advice]))
-    return Resumption(replay.found.checkpoint, replay.argv, replay.overrides, replay.notes, tuple(found))
+    notes = replay.notes
+    if added:
+        listed = ", ".join(f"{one.key}={as_text(one.now)}" for one in added)
+        notes = (*notes, f"settings that were not there when it was saved, as conf/ has them: {listed}")
+    return Resumption(replay.found.checkpoint, replay.argv, replay.overrides, notes, tuple(found))
+
+
+def _is_new_setting(difference: Difference, typed: Sequence[Override]) -> bool:
+    """Whether a setting has come since, with a newer runner or by an edit of conf/, and was not typed."""
+    key, typed_keys = f"{difference.key}.", [f"{one.key_or_group}." for one in typed]
+    is_typed = any(key.startswith(one) or one.startswith(key) for one in typed_keys)
+    return difference.saved is NOT_THERE and is_setting(tuple(difference.key.split("."))) and not is_typed
 
 
 def _check_beginning(replay: Replay, config: Config, found: Sequence[Difference]) -> None:
@@ -107,6 +164,15 @@ def _check_beginning(replay: Replay, config: Config, found: Sequence[Difference]
 
 def _line(difference: Difference) -> str:
     return f"{difference.key} was {_shown(difference.saved)} and is {_shown(difference.now)} now"
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: not a number and infinity as texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
 def _shown(value: Any) -> str:

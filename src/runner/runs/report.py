@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from runner.config.secrets import redact
+from runner.config.secrets import redact, redact_overrides
 from runner.quantities import duration, position, size
 from runner.runs.observers.progress import epoch_of
 
@@ -195,9 +195,11 @@ def _account(account: "Account") -> str:
     return f"{account.count:,}, {size(account.written)}{failed}{postponed}; {waited}"
 
 
-def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int) -> None:
-    """A finished run was resumed with nothing more to do."""
+def nothing_to_do(console: Console, stop: "Stop", *, directory: Path, step: int, ignored: Sequence[str]) -> None:
+    """A finished run was resumed with nothing more to do; what was typed for it, `ignored`, changes nothing."""
     tell(console, f"{short(directory)}: finished ({stop.reason}) at step {step}; nothing to do")
+    if ignored:
+        tell(console, f"no effect    {' '.join(redact_overrides(ignored))}")
     say(console, f"to go on     {resume_command(directory, more=stop.reason)}")
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from runner.config.documents import write_hydra_files
 from runner.config.prepare import Prepared, prepare
 from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
+from runner.config.words import Words
 from runner.errors import ConfigError, RunnerError
 from runner.lock import RunLock
 from runner.metrics_file import read_metrics
@@ -115,13 +116,15 @@ def execute(prepared: Prepared) -> Outcome:
         for note in prepared.notes:
             report.tell(console, note)
         if resumption is not None and (done := already_finished(run, settings, resumption)):
-            report.nothing_to_do(console, done, directory=run.path, step=resumption.checkpoint.step)
+            report.nothing_to_do(
+                console, done, directory=run.path, step=resumption.checkpoint.step, ignored=resumption.overrides
+            )
             best = resumption.checkpoint.state()["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
         if resumption is not None:
             resumption = _in_its_run(resumption, run)
         versions = software()
-        facts = {**_facts(config, settings, resumption), **versions}
+        facts = {**_facts(config, settings, prepared.words, resumption), **versions}
         begun: list[int] = []
 
         def begin() -> int:
@@ -185,7 +188,7 @@ def already_finished(run: RunDir, settings: Settings, resumption: Resumption) ->
     return None
 
 
-def _facts(config: Config, settings: Settings, resumption: Resumption | None) -> dict[str, Any]:
+def _facts(config: Config, settings: Settings, words: Words, resumption: Resumption | None) -> dict[str, Any]:
     """What is noted about an attempt when it starts."""
     return {
         "argv": redact_overrides(sys.argv[1:]),
@@ -193,7 +196,8 @@ def _facts(config: Config, settings: Settings, resumption: Resumption | None) ->
         "pid": os.getpid(),
         "threads": settings.runtime.threads,
         "resumed_from": None if resumption is None else resumption.checkpoint.path.name,
-        "differences": [] if resumption is None else [asdict(difference) for difference in resumption.differences],
+        "differences": [] if resumption is None else resumption.recorded,
+        "reset": list(words.reset),
     }
 
 
