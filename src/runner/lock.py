@@ -219,7 +219,7 @@ def _dead_content(path: Path, interval: float, patience: float) -> bytes | None:
     alive = None if found is None else _lives(found, this_process())
     if alive is None:
         wait = patience * min(max(interval, found.interval if found else 0.0), _LONGEST_INTERVAL)
-        log.info("%s: watching its heartbeat for up to %.0f s (%s)", path, wait, found or "not readable")
+        log.warning("%s: watching its heartbeat for up to %.0f s (%s)", path, wait, found or "not readable")
         end = time.monotonic() + wait
         while time.monotonic() < end:
             time.sleep(min(wait / 50, 0.5))

@@ -26,9 +26,7 @@ from runner.records import Progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Of run.json."""
-
+FORMAT = 1  # Of run.json.
 OUTCOMES = ("finished", "stopped", "failed")
 _SWEEP_FILES = ("multirun.yaml", "sweep.json")
 
@@ -63,6 +61,7 @@ class RunDir:
         """Claim a directory for a new run. ConfigError if one is there already."""
         run_id = secrets.token_hex(8)
         facts = {"format": FORMAT, "id": run_id, "name": name, "identity": identity, "created": created.isoformat()}
+        made = cls(path, run_id, name, identity, created)
         path.mkdir(parents=True, exist_ok=True)
         try:
             with (path / "run.json").open("x", encoding="utf-8") as file:
@@ -76,9 +75,9 @@ class RunDir:
             ) from None
         except OSError:
             # Half a claim, on a full disk, would stand in the way of every later launch.
-            _take_back(path)
+            made.take_back()
             raise
-        return cls(path, run_id, name, identity, created)
+        return made
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -97,7 +96,7 @@ class RunDir:
             ) from None
         except OSError as e:
             raise ResumeError(f"{file}: cannot be read ({e.strerror}); make it readable") from e
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise ResumeError(
                 f"{file}: damaged ({type(e).__name__}: {e}); put it back from a copy; "
                 f"the checkpoints in {path / 'checkpoints'} can still be loaded, and begun with by init_from"
@@ -105,7 +104,9 @@ class RunDir:
 
     def take_back(self) -> None:
         """Undo `create`, while nothing else is in the directory that counts."""
-        _take_back(self.path)
+        (self.path / "run.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     @property
     def lock(self) -> Path:
@@ -143,7 +144,11 @@ class RunDir:
     def attempts(self) -> list[Attempt]:
         """Every attempt, the first one first."""
         found: dict[int, Attempt] = {}
-        for line in jsonl.read(self.attempts_file):
+        try:
+            lines = jsonl.read(self.attempts_file)
+        except OSError as e:
+            raise ResumeError(f"{self.attempts_file}: cannot be read ({e.strerror}); make it readable") from e
+        for line in lines:
             number, event, time = line.pop("attempt", None), line.pop("event", None), line.pop("time", None)
             at = _time(time)
             if not isinstance(number, int) or at is None:
@@ -251,18 +256,12 @@ def _run_paths(root: Path, *, sweeps: bool) -> Iterator[Path]:
             ]
 
 
-def _take_back(path: Path) -> None:
-    (path / "run.json").unlink(missing_ok=True)
-    with suppress(OSError):
-        path.rmdir()
-
-
 def _check_format(facts: Mapping[str, Any], file: Path) -> None:
     """Raise ResumeError where a newer version has written what this one would misread. Runs had no format at first."""
+    if not isinstance(facts, dict):
+        raise TypeError("not a mapping")
     if facts.get("format", FORMAT) > FORMAT:
-        raise ResumeError(
-            f"{file}: format {facts['format']}; this runner reads {FORMAT}; update runner to go on with the run"
-        )
+        raise ResumeError(f"{file}: format {facts['format']}; this runner reads {FORMAT}; update runner")
 
 
 def _names_in(directory: Path) -> list[str]:
@@ -290,7 +289,7 @@ def _now() -> str:
 
 def _time(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        return _with_zone(datetime.fromisoformat(text)) if isinstance(text, str) else None
     except ValueError:
         return None
 

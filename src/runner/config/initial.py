@@ -96,6 +96,8 @@ def not_there(config: Config) -> list[str]:
         look(path, which)
     except CheckpointError as error:
         return [f"{KEY}={text}: {error}"]
+    except OSError as error:
+        return [f"{KEY}={text}: cannot be looked at ({error.strerror}); name what you may read"]
     return []
 
 
