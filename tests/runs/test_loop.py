@@ -10,7 +10,7 @@ from runner.checkpoint.policies import KeepPolicy
 from runner.checkpoint.store import CheckpointStore
 from runner.config.build import build
 from runner.config.prepare import prepare
-from runner.records import Epoch, Evaluation, Progress, Record, Saved, SaveFailed, Step
+from runner.records import Epoch, Evaluating, Evaluation, Progress, Record, Saved, SaveFailed, Step
 from runner.runs.loop import TIME_LIMIT, Loop, Stop
 from runner.runs.saver import Saver
 from runner.training.signals import Signals
@@ -38,6 +38,8 @@ class Watched:
         self.happened: list[str] = []
         self.time = 0.0
         self.after: Callable[[Record], None] = lambda record: None
+        self.under_way: Callable[[Evaluating], None] = lambda record: None
+        self.earlier: tuple[float, ...] = ()
 
     @property
     def saves(self) -> list[tuple[Progress, tuple[str, ...], Mapping[str, float]]]:
@@ -57,6 +59,7 @@ class Watched:
             before=lambda: None,
             observe=self.observe,
             began=0.0,
+            earlier=self.earlier,
             clock=lambda: self.time,
         )
         return Loop(
@@ -72,6 +75,9 @@ class Watched:
         )
 
     def observe(self, record: Record) -> None:
+        if isinstance(record, Evaluating):
+            self.under_way(record)
+            return
         names = {Step: "step", Epoch: "epoch", Saved: "saved", SaveFailed: "not saved"}
         name = record.split if isinstance(record, Evaluation) else names[type(record)]
         self.happened.append(f"{name} {record.progress.step}")
@@ -84,6 +90,9 @@ class Watched:
         again = Watched(self.directory / f"again-{number}", *self.overrides)
         again.training.state.load_state_dict(checkpoint.state())
         return again, again.loop(saved=checkpoint.progress, loss=checkpoint.metrics["loss"])
+
+    def pass_time(self, seconds: float) -> None:
+        self.time += seconds
 
     def interrupt_at(self, what: str) -> None:
         """Let SIGTERM come when `what` has happened."""
@@ -194,7 +203,7 @@ def test_a_signal_in_the_middle_of_an_epoch_ends_after_the_step(tmp_path: Path) 
     assert one.saves[0][1] == ("signal",)
 
 
-@pytest.mark.parametrize("limit", ["3", "'0:03'"])
+@pytest.mark.parametrize("limit", ["3", "'0:03'", "0:03", "0:00:03"])
 def test_when_time_is_up_the_run_stops_saved_and_can_go_on(tmp_path: Path, limit: str) -> None:
     one = Watched(tmp_path, f"trainer.max_time={limit}")
     assert one.run() == Stop("stopped", "max_time", TIME_LIMIT)
@@ -204,7 +213,74 @@ def test_when_time_is_up_the_run_stops_saved_and_can_go_on(tmp_path: Path, limit
     # The limit is that of an attempt: the next one has the same time again.
     again, loop = one.resumed()
     assert loop.run().reason == "max_time"
-    assert again.happened == ["step 4", "step 5", "epoch 5", "validation 5", "saved 5"]
+    assert again.happened == ["step 4", "step 5", "epoch 5", "saved 5"]
+    # No time was left to evaluate: that is done first, by the one after.
+    last, loop = again.resumed()
+    assert loop.run().reason == "max_time"
+    assert last.happened == ["validation 5", "saved 5", "step 6", "saved 6"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "earlier", "step_takes", "stops_at"),
+    [
+        (9, (), 0.0, 7),  # The records of an epoch and of its save take a second each, as those of the steps do.
+        (9, (1.0, 2.5, 0.5), 0.0, 6),
+        (9, (), 2.0, 3),
+        (9, (1.5,), 2.0, 2),
+        (9, (100.0,), 0.0, 5),  # Half of the time is there to train in, whatever saves have taken.
+    ],
+)
+def test_a_run_stops_so_early_that_a_step_and_the_save_at_its_end_fit_into_its_time(
+    tmp_path: Path, limit: int, earlier: tuple[float, ...], step_takes: float, stops_at: int
+) -> None:
+    one = Watched(tmp_path, f"trainer.max_time={limit}", "trainer.evaluate.every_epochs=null")
+    one.earlier = earlier
+    one.training.state.model.register_forward_pre_hook(lambda *_: one.pass_time(step_takes))
+    assert one.run() == Stop("stopped", "max_time", TIME_LIMIT)
+    progress, reasons, _ = one.saves[-1]
+    assert progress.step == stops_at and "time" in reasons
+    assert one.time <= limit + 1  # The record of the last save.
+
+
+def test_time_that_is_up_during_an_evaluation_ends_it_and_it_is_done_again(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.max_epochs=1", "trainer.max_time=8", "data.evaluation_batch_size=64")
+    seen: list[tuple[str, int, int | None]] = []
+
+    def under_way(record: Evaluating) -> None:
+        seen.append((record.split, record.batches, record.num_batches))
+        one.pass_time(1.0)
+
+    one.under_way = under_way
+    assert one.run() == Stop("stopped", "max_time", TIME_LIMIT)
+    # The training has reached its length, but neither its last scores nor its end are there.
+    assert one.happened == ["step 1", "step 2", "step 3", "step 4", "step 5", "epoch 5", "saved 5"]
+    assert seen == [("validation", 0, 5), ("validation", 1, 5)]
+    assert one.saves[0][1] == ("every_epochs", "time") and "val_loss" not in one.saves[0][2]
+    again, loop = one.resumed()
+    assert loop.run() == Stop("finished", "max_epochs", 0)
+    assert again.happened == ["validation 5", "test 5", "saved 5"]
+
+
+def test_time_that_is_up_during_the_test_at_the_end_ends_it_and_it_is_done_again(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.max_epochs=1", "trainer.max_time=9")
+    one.under_way = lambda record: one.pass_time(5.0 if record.split == "test" else 0.0)
+    assert one.run() == Stop("stopped", "max_time", TIME_LIMIT)
+    assert one.happened[-2:] == ["validation 5", "saved 5"]
+    again, loop = one.resumed()
+    assert loop.run() == Stop("finished", "max_epochs", 0)
+    assert again.happened == ["test 5"]
+
+
+def test_an_uncommonly_long_step_is_forgotten_after_a_while(tmp_path: Path) -> None:
+    one = Watched(tmp_path, "trainer.max_epochs=20")
+    long = [100.0]
+    one.training.state.model.register_forward_pre_hook(lambda *_: one.pass_time(long.pop() if long else 1.0))
+    loop = one.loop()
+    paces: list[float] = []
+    one.after = lambda record: paces.append(loop.pace)
+    loop.run()
+    assert paces[0] == 100.0 and paces[-1] == pytest.approx(1.0)
+    assert paces == sorted(paces, reverse=True)
 
 
 def test_seconds_count_from_the_last_save(tmp_path: Path) -> None:

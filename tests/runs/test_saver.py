@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ PERIODIC = ("every_steps",)
 class Watched:
     """A saver of a small training, whose writing thread can be held up, and what it has told."""
 
-    def __init__(self, directory: Path, *overrides: str, saved: Progress | None = None) -> None:
+    def __init__(
+        self, directory: Path, *overrides: str, saved: Progress | None = None, earlier: Sequence[float] = ()
+    ) -> None:
         ready = prepare(["runtime.device=cpu", "model.hidden=[4]", *overrides])
         self.state = build(ready.config.resolved, ready.settings, seed=0).state
         self.store = CheckpointStore(
@@ -44,6 +46,7 @@ class Watched:
             observe=self.told.append,
             began=0.0,
             seconds_before=1000.0,
+            earlier=earlier,
             clock=lambda: self.time,
         )
 
@@ -284,3 +287,22 @@ def test_the_account_adds_up(watched: Callable[..., Watched]) -> None:
     assert (spending.spent, spending.last, spending.elapsed) == (account.cost, saved[-1].stats.cost, 50.0)
     assert [record.stats.share for record in saved] == sorted(record.stats.share for record in saved)
     assert saved[-1].stats.share == account.stall / 50.0
+
+
+def test_how_long_a_save_may_take_is_judged_by_the_latest_ones(watched: Callable[..., Watched]) -> None:
+    one = watched()
+    assert one.saver.seconds_to_save == 0.0
+    one = watched(earlier=[5.0, 1.0])
+    assert one.saver.seconds_to_save == 5.0
+    one.free.clear()
+    one.save(1)
+    # The one under way comes first.
+    assert one.saver.seconds_to_save == 10.0
+    one.free.set()
+    one.saver.collect(wait=True)
+    assert one.saver.seconds_to_save == 5.0
+    for step in range(2, 9):
+        one.save(step)
+        one.saver.collect(wait=True)
+    durations = [record.stats.seconds for record in one.told if isinstance(record, Saved)]
+    assert len(durations) == 8 and one.saver.seconds_to_save == max(durations)

@@ -15,6 +15,7 @@ from runner.training.plan import (
     horizon,
     limit_reached,
     seconds_of,
+    time_is_up,
 )
 
 Plan = Callable[..., Trainer]
@@ -94,6 +95,24 @@ def test_a_limit_is_reached_at_its_number_or_beyond(
     plan: Plan, changes: dict[str, Any], progress: Progress, limit: str | None
 ) -> None:
     assert limit_reached(plan(**changes), progress) == limit
+
+
+@pytest.mark.parametrize(
+    ("limit", "elapsed", "step", "save", "up"),
+    [
+        (100, 99.9, 0.0, 0.0, False),
+        (100, 100.0, 0.0, 0.0, True),
+        (100, 89.9, 3.0, 7.0, False),
+        (100, 90.0, 3.0, 7.0, True),
+        (100, 49.9, 10.0, 600.0, False),  # Half of the time is always there to train in.
+        (100, 50.0, 10.0, 600.0, True),
+        (0.5, 0.0, 9.0, 9.0, False),
+    ],
+)
+def test_time_is_up_when_a_step_and_a_save_would_not_fit_any_more(
+    limit: float, elapsed: float, step: float, save: float, up: bool
+) -> None:
+    assert time_is_up(limit, elapsed, step=step, save=save) is up
 
 
 def at_least_1_or_null(key: str) -> str:

@@ -1,21 +1,25 @@
 """The heart: one plain loop. What happens in a training, and in which order, stands here."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from runner.checkpoint.policies import SavePolicy, save_reasons
 from runner.config.build import Training
-from runner.records import Evaluation, Record, World
+from runner.records import Evaluating, Evaluation, Record, World
 from runner.runs.saver import Saver
-from runner.training.evaluate import evaluate
-from runner.training.plan import Trainer, evaluation_due, limit_reached, seconds_of
+from runner.training.evaluate import EvaluationBatches, evaluate
+from runner.training.plan import Trainer, evaluation_due, limit_reached, seconds_of, time_is_up
 from runner.training.signals import Signals
 from runner.training.state import TrainState
 from runner.training.steps import steps
 
 TIME_LIMIT = 75
 """The exit code of a run that stopped at its time limit and can go on (sysexits.h: EX_TEMPFAIL)."""
+
+_FORGETTING = 0.9
+"""Of how long a step may take, what is left after each further one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +55,18 @@ class Loop:
         self.signals, self.clock, self.world = signals, clock, world or World()
         self.began = began
         """When the attempt began, by `clock`: the time limit counts from there."""
-        self.epoch_began = clock()
+        self.epoch_began = self.stepping_since = clock()
+        self.pace = 0.0
+        """Seconds that a step takes at most, by the latest ones: an uncommonly long one is forgotten after a while."""
 
     def run(self) -> Stop:
         """Train until a limit is reached, the training stops early, time is up, or a signal asks for an end."""
         state, training = self.training.state, self.training
         if state.progress.step > 0 and (stop := self.settle()):
             return stop
+        self.stepping_since = self.clock()
         for step in steps(state, training.objective, training.train, self.plan, self.world):
+            self.pace = max(self.clock() - self.stepping_since, _FORGETTING * self.pace)
             self.observe(step)
             self.loss = None
             if step.progress.batch == 0:
@@ -67,6 +75,7 @@ class Loop:
                 self.observe(epoch)
             if stop := self.settle():
                 return stop
+            self.stepping_since = self.clock()
         raise AssertionError("steps() goes on for ever")
 
     def settle(self) -> Stop | None:
@@ -74,18 +83,19 @@ class Loop:
         state, plan, saver = self.training.state, self.plan, self.saver
         saver.collect()
         limit = limit_reached(plan, state.progress)
-        evaluation = None
+        evaluation, test, stop = None, None, None
         if self.training.validation is not None and evaluation_due(plan, state.progress, ended=limit is not None):
             evaluation = self._evaluate("validation")
-            if evaluation is not None:
+            if evaluation is None:
+                stop = self._interruption()
+            else:
                 state.take(evaluation, schedule=plan.schedule == "evaluation")
                 self.observe(evaluation)
-        stop = stop_reason(plan, state, limit, self.signals, elapsed=self.clock() - self.began)
-        test = None
+        stop = stop or stop_reason(plan, state, limit, self._interruption())
         if stop is not None and stop.outcome == "finished" and self.training.test is not None:
             test = self._evaluate("test")
             if test is None:
-                stop = stop_reason(plan, state, limit, self.signals, elapsed=self.clock() - self.began)
+                stop = self._interruption() or stop
             else:
                 self.observe(test)
         if stop is not None:
@@ -121,13 +131,26 @@ class Loop:
         return evaluate(
             self.training.state,
             self.training.objective,
-            batches,
+            _Watched(batches, lambda done: self._look_at_evaluation(split, done, batches.num_batches)),
             split=split,
             weights=self.plan.evaluate.weights,
             precision=self.plan.precision,
-            interrupted=lambda: self.signals.received is not None,
+            interrupted=lambda: self._interruption() is not None,
             world=self.world,
         )
+
+    def _look_at_evaluation(self, split: str, done: int, num_batches: int | None) -> None:
+        self.observe(Evaluating(self.training.state.progress, split, done, num_batches))
+
+    def _interruption(self) -> Stop | None:
+        """What asks for an end before the training has come to its own: a signal, or the time limit."""
+        if self.signals.received is not None:
+            return Stop("stopped", self.signals.received.name, self.signals.exit_code)
+        if self.plan.max_time is not None:
+            limit, elapsed = seconds_of(self.plan.max_time), self.clock() - self.began
+            if time_is_up(limit, elapsed, step=self.pace, save=self.saver.seconds_to_save):
+                return Stop("stopped", "max_time", TIME_LIMIT)
+        return None
 
     def _metrics(self, evaluation: Evaluation | None, test: Evaluation | None) -> dict[str, float]:
         """What a checkpoint carries: the scores of its own step, or none."""
@@ -142,16 +165,24 @@ def _reason_to_save(stop: Stop) -> str:
     return "time" if stop.exit_code == TIME_LIMIT else "signal"
 
 
-def stop_reason(
-    plan: Trainer, state: TrainState, limit: str | None, signals: Signals, *, elapsed: float
-) -> Stop | None:
-    """Why the training stops now, or None. A signal comes first: it asks for an end at once."""
-    if signals.received is not None:
-        return Stop("stopped", signals.received.name, signals.exit_code)
+def stop_reason(plan: Trainer, state: TrainState, limit: str | None, interruption: Stop | None) -> Stop | None:
+    """Why the training stops now, or None. A signal asks for an end at once; the time limit is for what would go on."""
+    if interruption is not None and interruption.exit_code != TIME_LIMIT:
+        return interruption
     if limit is not None:
         return Stop("finished", limit, 0)
     if plan.early_stopping.patience is not None and state.waited >= plan.early_stopping.patience:
         return Stop("finished", "early_stopping", 0)
-    if plan.max_time is not None and elapsed >= seconds_of(plan.max_time):
-        return Stop("stopped", "max_time", TIME_LIMIT)
-    return None
+    return interruption
+
+
+class _Watched:
+    """Batches of a split; `look` is told how many of them are done."""
+
+    def __init__(self, batches: EvaluationBatches, look: Callable[[int], None]) -> None:
+        self.batches, self.look = batches, look
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        for done, batch in enumerate(self.batches.epoch(epoch, start)):
+            self.look(done)
+            yield batch

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 POSTPONED = frozenset({"every_steps", "every_epochs", "every_seconds", "budget"})
 """The reasons that stay due until the writer is free, with `checkpoint.when_busy=skip`. All others are waited for."""
+
+_LATEST = 8
+"""By so many saves it is judged how long one may take."""
 
 
 @dataclass
@@ -77,6 +81,7 @@ class Saver:
         observe: Callable[[Record], None],
         began: float,
         seconds_before: float = 0.0,
+        earlier: Sequence[float] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.state, self.settings = store, state, settings
@@ -87,6 +92,7 @@ class Saver:
         self._training_since = self._saved_at = clock()
         self._prepared = self._postponing = False
         self._failed_in_a_row = 0
+        self._durations = deque(earlier, maxlen=_LATEST)
         self._saving: Saving | None = None
         self._metrics: Mapping[str, float] = {}
         self._stall = 0.0
@@ -109,6 +115,12 @@ class Saver:
     def seconds_since_saved(self) -> float:
         """Since the last save was durable; while one is under way, since that began."""
         return self.clock() - self._saved_at
+
+    @property
+    def seconds_to_save(self) -> float:
+        """What a save may take from now on, by the latest ones; 0 before there was any. One under way comes first."""
+        slowest = max(self._durations, default=0.0)
+        return slowest if self._saving is None else 2 * slowest
 
     def improves(self, evaluation: Evaluation | None) -> bool:
         """Whether this is the best evaluation ever, and by more than `min_delta` better than what is saved."""
@@ -185,6 +197,7 @@ class Saver:
         elapsed = self.clock() - self._training_since
         stats = replace(saved.stats, stall=self._stall, cost=cost)
         self.account.add(stats)
+        self._durations.append(stats.seconds)
         self.account.share = self.account.stall / elapsed if elapsed > 0 else 0.0
         self.observe(replace(saved, stats=replace(stats, share=self.account.share)))
 

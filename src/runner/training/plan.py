@@ -169,6 +169,15 @@ def evaluation_due(trainer: Trainer, progress: Progress, *, ended: bool) -> bool
     return at_epoch or at_step or ended
 
 
+def time_is_up(limit: float, elapsed: float, *, step: float, save: float) -> bool:
+    """Whether a training that may take `limit` seconds stops now, so as to end within them, saved.
+
+    `step` and `save` are what the next step and the save at the end may take. At most half of the limit is kept for
+    them: the other half is there to train in, whatever they take.
+    """
+    return elapsed + min(step + save, limit / 2) >= limit
+
+
 def limit_reached(trainer: Trainer, progress: Progress) -> str | None:
     """The length that `progress` has reached (`max_steps`, `max_epochs`), or None."""
     if trainer.max_steps is not None and progress.step >= trainer.max_steps:
