@@ -148,6 +148,21 @@ def test_steps_that_were_skipped_are_taken_back_by_their_position(tmp_path: Path
     ]
 
 
+def test_of_an_evaluation_that_was_done_again_the_later_record_counts(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    scores = {"event": "evaluation", "step": 4}
+    with MetricsFile(path, 1) as file:
+        file.append(step(4))
+        file.append({**scores, "split": "validation", "val_loss": 1.0})
+        file.append({**scores, "split": "test", "test_loss": 2.0})
+    with MetricsFile(path, 2) as file:
+        # It was killed before the evaluations were saved, so that they are done again at the step it goes on from.
+        file.start(Progress(step=4, epoch=1))
+        file.append({**scores, "split": "validation", "val_loss": 1.0})
+    found = [(record["event"], record.get("split"), record["attempt"]) for record in read_metrics(path)]
+    assert found == [("step", None, 1), ("evaluation", "test", 1), ("evaluation", "validation", 2)]
+
+
 def test_attempt_that_starts_over_takes_back_everything(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path, 1) as file:

@@ -51,16 +51,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records in order, as one uninterrupted run would have left them; [] if there is no file.
 
     Where an attempt went on, the earlier attempts' records of what came after are left out: of greater steps, and of
-    windows of the same step that were skipped. So are the lines that only mark where an attempt began.
+    windows of the same step that were skipped. Of an evaluation that was done again, because it had not been saved, the
+    later record counts. The lines that only mark where an attempt began are left out, too.
     """
     records: list[dict[str, Any]] = []
     for record in jsonl.read(path):
         if record.get("event") != "attempt":
+            if record.get("event") == "evaluation":
+                _forget_evaluation(records, record)
             records.append(record)
-            continue
-        if isinstance(record.get("step"), int):
+        elif isinstance(record.get("step"), int):
             records = [earlier for earlier in records if not _after(earlier, record)]
     return records
+
+
+def _forget_evaluation(records: list[dict[str, Any]], again: Mapping[str, Any]) -> None:
+    """Take an earlier evaluation of the same split at the same step out of `records`."""
+    for number in range(len(records) - 1, -1, -1):
+        earlier = records[number]
+        if earlier.get("step") != again.get("step"):
+            return
+        if earlier.get("event") == "evaluation" and earlier.get("split") == again.get("split"):
+            del records[number]
+            return
 
 
 def _after(record: Mapping[str, Any], start: Mapping[str, Any]) -> bool:
