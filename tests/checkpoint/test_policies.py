@@ -350,6 +350,18 @@ def test_values_out_of_range_are_refused(policy: type, values: dict[str, Any], m
     assert str(caught.value) == message
 
 
+def test_every_problem_of_a_policy_is_told_at_once() -> None:
+    with pytest.raises(ValueError) as caught:
+        KeepPolicy(last=0, best={"a": {"mode": "up", "n": 0}, "b": 2}, every_steps=-1, every_hours=None)
+    assert str(caught.value).splitlines() == [
+        "checkpoint.keep.last is 0; wanted a whole number from 1, or null",
+        "checkpoint.keep.best.a.mode is 'up'; wanted min or max",
+        "checkpoint.keep.best.a.n is 0; wanted a whole number from 1, or null",
+        "checkpoint.keep.best.b is 2; wanted {mode: min|max, n: a whole number from 1}",
+        "checkpoint.keep.every_steps is -1; wanted a whole number from 1, or null",
+    ]
+
+
 def test_looking_at_checkpoints_imports_no_torch() -> None:
     modules = (
         "runner.checkpoint.policies, runner.checkpoint.manifest, runner.checkpoint.handle, runner.checkpoint.store"

@@ -157,6 +157,18 @@ def test_a_trainer_that_cannot_be_is_refused(plan: Plan, changes: dict[str, Any]
     assert str(caught.value) == message
 
 
+def test_every_problem_of_a_trainer_is_told_at_once(plan: Plan) -> None:
+    with pytest.raises(ValueError) as caught:
+        plan(max_epochs=0, accumulate=0, precision="fp8", ema_decay=1.0, max_time="soon")
+    assert [line.partition(" is ")[0] for line in str(caught.value).splitlines()] == [
+        "trainer.max_epochs",
+        "trainer.max_time",
+        "trainer.accumulate",
+        "trainer.precision",
+        "trainer.ema_decay",
+    ]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -4,7 +4,7 @@ The two policies double as the schema of `checkpoint.save` and `checkpoint.keep`
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,19 @@ class SavePolicy:
     at_end: bool
 
     def __post_init__(self) -> None:
-        _check_count(self.every_steps, "checkpoint.save.every_steps")
-        _check_count(self.every_epochs, "checkpoint.save.every_epochs")
-        _check_positive(self.every_seconds, "checkpoint.save.every_seconds")
+        _refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from _count(self.every_steps, "checkpoint.save.every_steps")
         steps = self.at_steps
         if steps is not None and not (steps and all(type(step) is int and step >= 1 for step in steps)):
-            raise ValueError(f"checkpoint.save.at_steps is {steps!r}; wanted a list of whole numbers from 1, or null")
+            yield f"checkpoint.save.at_steps is {steps!r}; wanted a list of whole numbers from 1, or null"
+        yield from _count(self.every_epochs, "checkpoint.save.every_epochs")
+        yield from _positive(self.every_seconds, "checkpoint.save.every_seconds")
         if self.budget is not None and not 0 < self.budget <= 100:
-            raise ValueError(f"checkpoint.save.budget is {self.budget!r}; wanted a percentage in (0, 100], or null")
+            yield f"checkpoint.save.budget is {self.budget!r}; wanted a percentage in (0, 100], or null"
         if not 0 <= self.min_delta < math.inf:
-            raise ValueError(f"checkpoint.save.min_delta is {self.min_delta!r}; wanted a number from 0")
+            yield f"checkpoint.save.min_delta is {self.min_delta!r}; wanted a number from 0"
 
 
 @dataclass
@@ -55,23 +58,19 @@ class KeepPolicy:
     """The first checkpoint of every n hours of training, counted over all attempts."""
 
     def __post_init__(self) -> None:
-        _check_count(self.last, "checkpoint.keep.last")
-        _check_count(self.every_steps, "checkpoint.keep.every_steps")
-        _check_positive(self.every_hours, "checkpoint.keep.every_hours")
+        _refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from _count(self.last, "checkpoint.keep.last")
         if self.best == {}:
-            raise ValueError("checkpoint.keep.best is {}; wanted a number, rules by metric, or null")
-        if not isinstance(self.best, Mapping):
-            _check_count(self.best, "checkpoint.keep.best")
-            return
-        for metric, rule in self.best.items():
-            where = f"checkpoint.keep.best.{metric}"
-            if not isinstance(rule, Mapping) or set(rule) != {"mode", "n"}:
-                raise ValueError(f"{where} is {rule!r}; wanted {{mode: min|max, n: a whole number from 1}}")
-            if rule["mode"] not in ("min", "max"):
-                raise ValueError(f"{where}.mode is {rule['mode']!r}; wanted min or max")
-            if rule["n"] is None:
-                raise ValueError(f"{where}.n is None; wanted a whole number from 1")
-            _check_count(rule["n"], f"{where}.n")
+            yield "checkpoint.keep.best is {}; wanted a number, rules by metric, or null"
+        elif isinstance(self.best, Mapping):
+            for metric, rule in self.best.items():
+                yield from _problems_of_rule(rule, f"checkpoint.keep.best.{metric}")
+        else:
+            yield from _count(self.best, "checkpoint.keep.best")
+        yield from _count(self.every_steps, "checkpoint.keep.every_steps")
+        yield from _positive(self.every_hours, "checkpoint.keep.every_hours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +219,28 @@ def _passed(every: int | None, before: int, now: int) -> bool:
     return every is not None and now // every > before // every
 
 
-def _check_count(value: object, key: str) -> None:
+def _refuse(problems: Iterable[str]) -> None:
+    """Raise ValueError with every problem that there is, a line each."""
+    if found := list(problems):
+        raise ValueError("\n".join(found))
+
+
+def _problems_of_rule(rule: object, key: str) -> Iterator[str]:
+    if not isinstance(rule, Mapping) or set(rule) != {"mode", "n"}:
+        yield f"{key} is {rule!r}; wanted {{mode: min|max, n: a whole number from 1}}"
+        return
+    if rule["mode"] not in ("min", "max"):
+        yield f"{key}.mode is {rule['mode']!r}; wanted min or max"
+    if rule["n"] is None:
+        yield f"{key}.n is None; wanted a whole number from 1"
+    yield from _count(rule["n"], f"{key}.n")
+
+
+def _count(value: object, key: str) -> Iterator[str]:
     if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(f"{key} is {value!r}; wanted a whole number from 1, or null")
+        yield f"{key} is {value!r}; wanted a whole number from 1, or null"
 
 
-def _check_positive(value: float | None, key: str) -> None:
+def _positive(value: float | None, key: str) -> Iterator[str]:
     if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{key} is {value!r}; wanted a number above 0, or null")
+        yield f"{key} is {value!r}; wanted a number above 0, or null"

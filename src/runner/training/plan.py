@@ -11,21 +11,27 @@ NONFINITE = ("stop", "skip")
 WEIGHTS = ("raw", "averaged")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+def _refuse(*problems: str | None) -> None:
+    """Raise ValueError with every problem that there is, a line each."""
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        raise ValueError("\n".join(found))
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    _require(value >= least, f"{name} is {value!r}; wanted a number of at least {least}")
+def _unless(condition: bool, message: str) -> str | None:
+    return None if condition else message
 
 
-def _at_least_1_or_null(name: str, value: int | None) -> None:
-    _require(value is None or value >= 1, f"{name} is {value!r}; wanted a number of at least 1, or null")
+def _at_least(name: str, value: float, least: float) -> str | None:
+    return _unless(value >= least, f"{name} is {value!r}; wanted a number of at least {least}")
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{name} is {value!r}; wanted one of {', '.join(choices)}")
+def _at_least_1_or_null(name: str, value: int | None) -> str | None:
+    return _unless(value is None or value >= 1, f"{name} is {value!r}; wanted a number of at least 1, or null")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str | None:
+    return _unless(value in choices, f"{name} is {value!r}; wanted one of {', '.join(choices)}")
 
 
 def seconds_of(value: float | str) -> float:
@@ -50,9 +56,11 @@ class Evaluate:
     weights: str
 
     def __post_init__(self) -> None:
-        _at_least_1_or_null("trainer.evaluate.every_epochs", self.every_epochs)
-        _at_least_1_or_null("trainer.evaluate.every_steps", self.every_steps)
-        _one_of("trainer.evaluate.weights", self.weights, WEIGHTS)
+        _refuse(
+            _at_least_1_or_null("trainer.evaluate.every_epochs", self.every_epochs),
+            _at_least_1_or_null("trainer.evaluate.every_steps", self.every_steps),
+            _one_of("trainer.evaluate.weights", self.weights, WEIGHTS),
+        )
 
     @property
     def wanted(self) -> bool:
@@ -67,8 +75,10 @@ class EarlyStopping:
     min_delta: float
 
     def __post_init__(self) -> None:
-        _at_least_1_or_null("trainer.early_stopping.patience", self.patience)
-        _at_least("trainer.early_stopping.min_delta", self.min_delta, 0)
+        _refuse(
+            _at_least_1_or_null("trainer.early_stopping.patience", self.patience),
+            _at_least("trainer.early_stopping.min_delta", self.min_delta, 0),
+        )
 
 
 @dataclass
@@ -79,8 +89,10 @@ class Limits:
     evaluation_batches: int | None
 
     def __post_init__(self) -> None:
-        _at_least_1_or_null("trainer.limits.train_batches", self.train_batches)
-        _at_least_1_or_null("trainer.limits.evaluation_batches", self.evaluation_batches)
+        _refuse(
+            _at_least_1_or_null("trainer.limits.train_batches", self.train_batches),
+            _at_least_1_or_null("trainer.limits.evaluation_batches", self.evaluation_batches),
+        )
 
 
 @dataclass
@@ -104,39 +116,43 @@ class Trainer:
     limits: Limits
 
     def __post_init__(self) -> None:
-        _at_least_1_or_null("trainer.max_epochs", self.max_epochs)
-        _at_least_1_or_null("trainer.max_steps", self.max_steps)
-        _at_least("trainer.accumulate", self.accumulate, 1)
-        _at_least("trainer.log_every", self.log_every, 1)
-        _one_of("trainer.precision", self.precision, PRECISIONS)
-        _one_of("trainer.schedule", self.schedule, SCHEDULES)
-        _one_of("trainer.nonfinite", self.nonfinite, NONFINITE)
-        _require(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"trainer.clip_norm is {self.clip_norm!r}; wanted a number above 0, or null",
-        )
-        _require(
-            self.ema_decay is None or 0 < self.ema_decay < 1,
-            f"trainer.ema_decay is {self.ema_decay!r}; wanted a number between 0 and 1, or null",
-        )
-        if self.max_time is not None:
-            try:
-                positive = not isinstance(self.max_time, bool) and seconds_of(self.max_time) > 0
-            except (TypeError, ValueError):
-                positive = False
-            _require(
-                positive,
+        _refuse(
+            _at_least_1_or_null("trainer.max_epochs", self.max_epochs),
+            _at_least_1_or_null("trainer.max_steps", self.max_steps),
+            _unless(
+                self.max_time is None or _is_positive(self.max_time),
                 f'trainer.max_time is {self.max_time!r}; wanted seconds above 0, "hours:minutes:seconds", or null',
-            )
-        _require(
-            not (self.max_epochs is None and self.max_steps is None and self.max_time is None),
-            "trainer.max_epochs, max_steps and max_time are all null; set one of them, or the run would never end",
+            ),
+            _unless(
+                not (self.max_epochs is None and self.max_steps is None and self.max_time is None),
+                "trainer.max_epochs, max_steps and max_time are all null; set one of them, or the run would never end",
+            ),
+            _at_least("trainer.accumulate", self.accumulate, 1),
+            _unless(
+                self.clip_norm is None or self.clip_norm > 0,
+                f"trainer.clip_norm is {self.clip_norm!r}; wanted a number above 0, or null",
+            ),
+            _one_of("trainer.precision", self.precision, PRECISIONS),
+            _unless(
+                self.ema_decay is None or 0 < self.ema_decay < 1,
+                f"trainer.ema_decay is {self.ema_decay!r}; wanted a number between 0 and 1, or null",
+            ),
+            _one_of("trainer.schedule", self.schedule, SCHEDULES),
+            _one_of("trainer.nonfinite", self.nonfinite, NONFINITE),
+            _at_least("trainer.log_every", self.log_every, 1),
+            _unless(
+                not (self.evaluate.weights == "averaged" and self.ema_decay is None),
+                "trainer.evaluate.weights is 'averaged' but trainer.ema_decay is null; "
+                "set trainer.ema_decay (e.g. 0.999) to have averaged weights",
+            ),
         )
-        _require(
-            not (self.evaluate.weights == "averaged" and self.ema_decay is None),
-            "trainer.evaluate.weights is 'averaged' but trainer.ema_decay is null; "
-            "set trainer.ema_decay (e.g. 0.999) to have averaged weights",
-        )
+
+
+def _is_positive(time: Any) -> bool:
+    try:
+        return not isinstance(time, bool) and seconds_of(time) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
