@@ -66,6 +66,13 @@ def test_another_config_is_another_run_and_a_longer_one_is_not() -> None:
     assert longer.directory == first.directory and longer.checkpoint().step == 10
 
 
+def test_a_new_run_says_how_its_config_differs_from_that_of_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+    first = runner.run(AUTO)
+    runner.run([*AUTO, "optimizer.lr=0.5", "+optimizer.maximize=true", "runtime.workers=1"])
+    note = f"of {first.directory}, the newest of this name, it differs: optimizer.lr was 0.003 and is 0.5 now, "
+    assert note + "optimizer.maximize was not there and is true now" in capsys.readouterr().out
+
+
 def test_a_run_that_was_launched_by_itself_is_found_and_jobs_of_sweeps_are_not(short: Short) -> None:
     job = short("hydra.run.dir=outputs/sweep/0")
     (job.directory.parent / "multirun.yaml").write_text("{}")

@@ -1,17 +1,19 @@
 """`+resume=auto`: the command that a requeued job repeats. It goes on with the run of its own config, or begins it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runner.config.claiming import is_typed
-from runner.config.composing import Composition, hydra_config
+from runner.config.composing import Composition, Config, hydra_config
+from runner.config.diff import HARMLESS, differences
+from runner.config.documents import BUILT, COMPOSED, saved_config, written
 from runner.config.finding import OUTPUTS, Named, newest
 from runner.config.internals import directory_before_time
-from runner.errors import ConfigError, LockedError, ResumeError
+from runner.errors import CheckpointError, ConfigError, LockedError, ResumeError
 from runner.lock import RunLock
-from runner.rundir import single_runs
+from runner.rundir import RunDir, single_runs
 
 
 def no_seed() -> int:
@@ -23,8 +25,25 @@ def no_seed() -> int:
 
 def run_of(identity: str, composition: Composition) -> Named | None:
     """The run of this identity that is meant: the newest that began training. None if there is none."""
-    runs = {run.path: run for place in _places(composition) for run in single_runs(place)}
-    return newest(sorted((run for run in runs.values() if run.identity == identity), key=lambda run: run.created))
+    runs = (run for run in _runs(composition) if run.identity == identity)
+    return newest(sorted(runs, key=lambda run: run.created))
+
+
+def why_none(config: Config, name: str, composition: Composition) -> str:
+    """That a new run begins, and how the newest one of this name differs: conf/ may have been edited since."""
+    note = "+resume=auto: there is no run of this config yet; a new one begins"
+    runs = sorted((run for run in _runs(composition) if run.name == name), key=lambda run: run.created)
+    if not runs:
+        return note
+    hydra = runs[-1].hydra
+    try:
+        saved = saved_config((hydra / COMPOSED).read_bytes(), (hydra / BUILT).read_bytes(), where=hydra)
+    except (OSError, CheckpointError):
+        return note
+    changed = [one for one in differences(saved.written, written(config)) if one.kind != HARMLESS]
+    listed = ", ".join(map(str, changed[:3]))
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"{note}; of {runs[-1].path}, the newest of this name, it differs: {listed}{more}" if changed else note
 
 
 @contextmanager
@@ -59,6 +78,10 @@ def _parent_of_runs(composition: Composition) -> Path | None:
     """The directory in which every launch makes one of its own; None if all of them would use the same."""
     with hydra_config(composition.node):
         return directory_before_time(composition.node)
+
+
+def _runs(composition: Composition) -> Collection[RunDir]:
+    return {run.path: run for place in _places(composition) for run in single_runs(place)}.values()
 
 
 def _places(composition: Composition) -> list[Path]:

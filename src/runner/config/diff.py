@@ -6,6 +6,7 @@ from typing import Any
 
 from runner.config.identity import OUTSIDE, PARTS
 from runner.config.interpolation import Path, dotted
+from runner.config.names import shown
 
 HARMLESS = "harmless"
 COURSE = "course"
@@ -22,6 +23,10 @@ class Difference:
     now: Any
     kind: str
     """`harmless`: outside what it computes; `course`: another training from here on; `structural`: another model."""
+
+    def __str__(self) -> str:
+        saved, now = ("not there" if value is NOT_THERE else shown(value) for value in (self.saved, self.now))
+        return f"{self.key} was {saved} and is {now} now"
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.config.auto import alone, no_seed, run_of
+from runner.config.auto import alone, no_seed, run_of, why_none
 from runner.config.check import Settings, check
 from runner.config.claiming import begin_run, claimed_directory, identity_of
 from runner.config.composing import Composition, Config, compose
@@ -106,14 +106,14 @@ def _auto(launch: Launch) -> Prepared:
     composition = compose(launch.overrides, sources=launch.sources, draw_seed=no_seed)
     config, _ = fitted(composition)
     # The launch has to be good as it stands, because it may be the first one.
-    check(config, known_problems=composition.problems)
+    settings = check(config, known_problems=composition.problems)
     identity = identity_of(config)
     with alone(identity, composition):
         named = run_of(identity, composition)
         if named is not None and named.run is not None:
             return _gone_on_with(launch, named, named.run, anew=True)
+        note = why_none(config, settings.name, composition)
         begun = _begun(launch, composition)
-        note = "+resume=auto: there is no run of this config yet; a new one begins"
         return replace(begun, notes=(note, *begun.notes))
 
 
