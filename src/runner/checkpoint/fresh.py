@@ -1,14 +1,14 @@
 """Files and directories that are new, whole and durable, or not there: what packing and exporting write.
 
-Nothing is overwritten. A hidden name beside the target is being written; its writer holds a lock on it, so what a
-writer that died left is seen and removed.
+Nothing is overwritten, but where that is asked for. A hidden name beside the target is being written; its writer holds
+a lock on it, so what a writer that died left is seen and removed.
 """
 
 import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,16 +27,30 @@ def in_the_way(target: Path) -> ConfigError:
 @contextmanager
 def new_file(target: Path) -> Iterator[int]:
     """A file to write, which has its name and is durable afterwards."""
+    with _written(target, _name_without_overwriting, undone=(target,)) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[int]:
+    """The same in the place of what stands there: that stays as it is until the new one is whole."""
+    # Once it has its name it stays, whatever fails then: what stood there is gone.
+    with _written(target, _replace, undone=()) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def _written(target: Path, name: Callable[[Path, Path], None], *, undone: tuple[Path, ...]) -> Iterator[int]:
     hidden = _hidden(target)
     descriptor = again(os.open, hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor
         again(os.fsync, descriptor)
-        _name_without_overwriting(hidden, target)
+        name(hidden, target)
         sync_directory(target.parent)
     except BaseException:
-        for path in (hidden, target):
+        for path in (hidden, *undone):
             with suppress(OSError):
                 # What somebody else has put there meanwhile is his.
                 if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
@@ -44,6 +58,10 @@ def new_file(target: Path) -> Iterator[int]:
         raise
     finally:
         os.close(descriptor)
+
+
+def _replace(hidden: Path, target: Path) -> None:
+    again(os.rename, hidden, target)
 
 
 def _name_without_overwriting(hidden: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OVERRIDES]...", help="Values changed in the saved config: data.path=other.npz."),
+    typer.Argument(metavar="OVERRIDES", help="Values changed in the saved config: data.path=other.npz."),
 ]
 Trust = Annotated[
     list[str] | None,
@@ -34,7 +34,7 @@ def evaluate(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option("--split", help="validation or test.")] = "validation",
     weights: Annotated[
-        str | None, typer.Option("--weights", help="raw or averaged; without, as the training evaluated.")
+        str | None, typer.Option("--weights", help="raw or averaged; by default those by which the training evaluated.")
     ] = None,
     trust: Trust = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
@@ -47,7 +47,7 @@ def evaluate(
     checkpoint = found_checkpoint(path)
     with leaving_at_once():
         from runner.runs.evaluating import evaluate_checkpoint
-    with _bar(f"evaluating {split}") as watch:
+    with progress_bar(f"evaluating {split}") as watch:
         measured = evaluate_checkpoint(
             checkpoint, overrides or (), split=split, weights=weights, trust=trust or (), watch=watch
         )
@@ -58,7 +58,7 @@ def evaluate(
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[int | None], Callable[[], None]]]:
+def progress_bar(title: str) -> Iterator[Callable[[int | None], Callable[[], None]]]:
     """A bar on standard error while something goes on inside, gone afterwards; none where that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,5 +1,7 @@
 """`runs`: look after what has run. `ls`, `show`, `diff` and `verify` read, `tag` protects, `prune` and `rm` delete.
 
+`evaluate` and `predict` use what was trained.
+
 Exit codes: 0 done; 1 damaged, different, not confirmed, or nobody reads on; 2 refused, with a line or two that say why.
 """
 
@@ -23,6 +25,7 @@ from runner.cli.evaluating import evaluate
 from runner.cli.exporting import export_weights
 from runner.cli.listing import show_list
 from runner.cli.packing import pack_checkpoint, unpack_checkpoint
+from runner.cli.predicting import predict
 from runner.cli.pruning import prune
 from runner.cli.removing import remove_run
 from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
@@ -184,6 +187,7 @@ app.command("diff")(show_differences)
 app.command("verify-resume")(verify_resume)
 app.command("prune")(prune)
 app.command("evaluate")(evaluate)
+app.command("predict")(predict)
 app.command("export")(export_weights)
 app.command("pack")(pack_checkpoint)
 app.command("unpack")(unpack_checkpoint)

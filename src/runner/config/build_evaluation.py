@@ -52,13 +52,21 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     return EvaluationSettings(int(str(seed)), batching, trainer, runtime)
 
 
-def _section(schema: type[T], section: str, config: Mapping[str, Any]) -> tuple[T | None, list[str]]:
-    made, problems = typed(schema, section, config.get(section))
-    if not any(f"{section}." in problem and "not there" in problem for problem in problems):
+def section(schema: type[T], name: str, config: Mapping[str, Any]) -> T:
+    """One section alone, in the same way."""
+    made, problems = _section(schema, name, config)
+    if made is None:
+        raise ConfigError(problems)
+    return made
+
+
+def _section(schema: type[T], name: str, config: Mapping[str, Any]) -> tuple[T | None, list[str]]:
+    made, problems = typed(schema, name, config.get(name))
+    if not isinstance(config.get(name), Mapping) or not any(": not there" in problem for problem in problems):
         return made, problems
     today = compose([], sources=Sources(), draw_seed=lambda: 0).config.resolved
-    completed = with_new_settings({section: config[section]}, {section: today[section]})
-    return typed(schema, section, completed[section])
+    completed = with_new_settings({name: config[name]}, {name: today.get(name)})
+    return typed(schema, name, completed[name])
 
 
 def evaluation_batches(
