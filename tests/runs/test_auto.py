@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import runner
+from runner.cli.launch import launch
 from runner.errors import ConfigError, LockedError, ResumeError
 from runner.lock import RunLock
 from runner.rundir import RunDir, find_runs
@@ -48,6 +49,16 @@ def test_the_same_command_begins_goes_on_with_and_leaves_alone_one_run(capsys: p
     assert "finished (max_epochs) at step 5; nothing to do" in capsys.readouterr().out
     (run,) = run_dirs()
     assert attempts(run) == 2 and leftovers() == []
+
+
+def test_what_only_shows_shows_the_config_of_either_and_makes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--cfg", "job", "--package", "trainer", *AUTO]
+    assert launch(words) == 0 and "max_steps: null" in capfd.readouterr().out
+    assert list(Path.cwd().iterdir()) == []
+    (Path(runner.run([*AUTO, STOPPED]).directory) / "runner.log").unlink()
+    before = sorted(Path.cwd().rglob("*"))
+    assert launch(words) == 0 and "max_steps: 2" in capfd.readouterr().out
+    assert sorted(Path.cwd().rglob("*")) == before
 
 
 def test_it_ends_as_one_uninterrupted_run(short: Short) -> None:

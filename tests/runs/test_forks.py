@@ -118,6 +118,17 @@ def test_where_conf_has_changed_since_the_forks_are_as_it_was_saved(short: Short
     assert not any("weight_decay" in one for one in newest.overrides)
 
 
+def test_jobs_that_go_into_their_own_directories_are_composed_as_where_they_were_launched(short: Short) -> None:
+    Path("conf/optimizer").mkdir(parents=True)
+    text = (conf_directory() / "optimizer" / "sgd.yaml").read_text()
+    Path("conf/optimizer/own.yaml").write_text(text.replace("momentum: 0.9", "momentum: 0.3"))
+    short("hydra.run.dir=old", "optimizer=own")
+    (path,) = fork("+resume=old", "trainer.max_epochs=2", "hydra.job.chdir=true")
+    newest = Checkpoint.open(path)
+    assert newest.step == 10 and newest.config["optimizer"]["momentum"] == 0.3
+    assert "the saved config itself is used" not in (path / "runner.log").read_text()
+
+
 def test_a_run_at_work_can_be_forked(short: Short) -> None:
     old = short("hydra.run.dir=old")
     with RunLock(RunDir.open(old.directory).lock):
