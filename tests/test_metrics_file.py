@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner import jsonl
-from runner.metrics_file import MetricsFile, read_metrics
+from runner.metrics_file import MetricsFile, latest, read_metrics
 from runner.records import Progress
 
 
@@ -221,3 +221,19 @@ def test_line_that_is_no_object_is_no_record() -> None:
     assert jsonl.decode(b"[1]") is None
     assert jsonl.decode(b"nan") is None
     assert jsonl.decode(b"[" * 100_000) is None
+
+
+def test_the_latest_records_of_a_kind_are_read_from_the_end_of_a_long_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert latest(path, "saved") == []
+    with MetricsFile(path, 1) as file:
+        file.append({"event": "saved", "step": 1, "seconds": 9.0})
+        for step in range(2, 6000):
+            file.append({"event": "step", "step": step, "loss": 0.1234567890123456})
+        for step in (6000, 6001):
+            file.append({"event": "saved", "step": step, "seconds": 0.5})
+    with path.open("ab") as torn:
+        torn.write(b'{"event": "saved", "st')
+    assert path.stat().st_size > 300_000
+    assert [record["step"] for record in latest(path, "saved")] == [6000, 6001]
+    assert len(latest(path, "step")) > 1000

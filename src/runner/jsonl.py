@@ -53,6 +53,20 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_end(path: Path, size: int) -> list[dict[str, Any]]:
+    """The whole records in the last `size` bytes; [] if there is no file. What is damaged is left out."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - size)
+            file.seek(start)
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    # The first line has probably begun before.
+    records = [decode(line) for line in (lines if start == 0 else lines[1:])]
+    return [record for record in records if record is not None]
+
+
 class Appender:
     """Appends whole lines to a file. Opening it cuts a last line that a crash has torn."""
 

@@ -13,6 +13,9 @@ from typing import Any, Self
 from runner import jsonl
 from runner.records import Progress
 
+_END = 1 << 18
+"""Bytes at the end of the file that `latest` looks at: some thousand records."""
+
 
 class MetricsFile:
     """Appends the records of one attempt. Opening it cuts a last line that a crash has torn."""
@@ -63,6 +66,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         elif isinstance(record.get("step"), int):
             records = [earlier for earlier in records if not _after(earlier, record)]
     return records
+
+
+def latest(path: Path, event: str) -> list[dict[str, Any]]:
+    """The records of one kind near the end of the file, whichever attempt's; not all of a long file is read."""
+    return [record for record in jsonl.read_end(path, _END) if record.get("event") == event]
 
 
 def _forget_evaluation(records: list[dict[str, Any]], again: Mapping[str, Any]) -> None:

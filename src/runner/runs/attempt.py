@@ -19,11 +19,12 @@ from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
 from runner.config.words import Words
 from runner.errors import RunnerError, SaveError
-from runner.metrics_file import MetricsFile
+from runner.metrics_file import MetricsFile, latest
 from runner.records import Ended, Progress, Record, Started, Step
 from runner.rundir import RunDir
 from runner.runs import provenance, report
 from runner.runs.loop import Loop, Stop
+from runner.runs.observers.memory import Memory
 from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.records_file import RecordsFile
@@ -105,7 +106,7 @@ class Attempt:
                     report.tell(console, line)
             notes = [] if self.resumption is None else self._restore(training, self.resumption)
             # One that cannot be built refuses the launch, too.
-            observers = Observers(self._observers())
+            observers = Observers(self._observers(), Memory(self.run.observers))
             ending.callback(observers.close)
             report.model_summary(console, training, batch_size=self.config.resolved["data"]["batch_size"])
             number = begin()
@@ -159,6 +160,8 @@ class Attempt:
     ) -> Stop:
         settings, state = self.settings, training.state
         restored = None if self.resumption is None else self.resumption.checkpoint
+        durations = [saved.get("seconds") for saved in latest(self.run.metrics, "saved")]
+        earlier = [float(seconds) for seconds in durations if isinstance(seconds, int | float)]
         records.start(state.progress)
 
         def observe(record: Record) -> None:
@@ -178,6 +181,7 @@ class Attempt:
             observe=observe,
             began=self.began,
             seconds_before=self.seconds_before,
+            earlier=earlier,
         )
         ends = training.horizon
         observe(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.records import Ended, Epoch, Evaluation, Progress, Saved, SaveStats, Started, Step
+from runner.records import Ended, Epoch, Evaluating, Evaluation, Progress, Saved, SaveStats, Started, Step
 from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay
 
 STATS = SaveStats(size=10, written=10, stall=0.01, seconds=0.1, cost=0.02)
@@ -74,6 +74,34 @@ def test_the_bar_fits_its_terminal(width: int) -> None:
     assert len(shown.rstrip()) <= width and "…" not in shown
     one.display.observe(Ended(Progress(2), "finished", "max_steps"))
     assert one.display.progress is None
+
+
+def test_the_bar_of_a_resumed_run_begins_where_the_run_stands() -> None:
+    one = Display(terminal=True)
+    one.start(step=90)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", one.text.getvalue()).splitlines()[-1]
+    assert "90%" in shown and "step 90" in shown
+    # What was before has taken no time of this process: 5 steps in 10 seconds.
+    assert "10 s left" in one.step(95)
+
+
+@pytest.mark.parametrize(("terminal", "every"), [(True, REFRESH), (False, LINE)])
+def test_a_long_evaluation_shows_how_far_it_is(terminal: bool, every: float) -> None:
+    one = Display(terminal=terminal)
+    one.start()
+    one.step(10)
+
+    def evaluating(batches: int, num_batches: int | None, after: float) -> str:
+        one.time += after
+        at = one.text.tell()
+        one.display.observe(Evaluating(Progress(10, 1), "validation", batches, num_batches))
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", one.text.getvalue()[at:])
+
+    assert evaluating(0, 200, every / 2) == ""
+    assert "validation batch 1/200" in evaluating(1, 200, every / 2)
+    assert evaluating(2, 200, every / 2) == ""
+    assert "validation batch 3" in (shown := evaluating(3, None, every)) and "/" not in shown
+    assert "step 11" in one.step(11)
 
 
 def test_the_cursor_is_never_left_hidden() -> None:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
-from runner.records import Record
+from runner.records import Ended, Record, Saved, Started
+from runner.runs.observers.memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,19 @@ class Observer(Protocol):
 class Observers:
     """Hands records to several observers. A record is a fact: nothing that an observer does changes the training."""
 
-    def __init__(self, observers: Mapping[str, Observer]) -> None:
-        self._watching = dict(observers)
+    def __init__(self, observers: Mapping[str, Observer], memory: Memory) -> None:
+        self._watching, self._memory = dict(observers), memory
 
     def observe(self, record: Record) -> None:
         """Show `record` to each observer that is still watching."""
         failed = []
         for name, observer in self._watching.items():
             try:
+                if isinstance(record, Started):
+                    self._memory.recall(name, observer)
                 observer.observe(record)
+                if isinstance(record, Started | Saved | Ended):
+                    self._memory.keep(name, observer)
             except Exception as e:  # Whatever a tracker raises, the training it looks on must not end by it.
                 log.warning("observer %s failed and is left out from now on: %s: %s", name, type(e).__name__, e)
                 failed.append(name)

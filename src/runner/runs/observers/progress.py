@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from runner.quantities import duration, epoch_number
-from runner.records import Ended, Epoch, Evaluation, Record, Saved, Started, Step
+from runner.records import Ended, Epoch, Evaluating, Evaluation, Record, Saved, Started, Step
 from runner.records import Progress as Position
 
 REFRESH = 0.25
@@ -42,6 +42,8 @@ class ProgressDisplay:
             self._step(record)
         elif isinstance(record, Started):
             self._start(record)
+        elif isinstance(record, Evaluating):
+            self._evaluating(record)
         elif isinstance(record, Evaluation):
             self._say(_evaluation_line(record))
         elif isinstance(record, Saved) and not {"every_epochs", "every_steps", "improvement"} & set(record.reasons):
@@ -74,27 +76,45 @@ class ProgressDisplay:
             self.progress.start()
             # A process that is killed could not give a hidden cursor back.
             self.console.show_cursor(True)
-            self.progress.add_task("", total=record.total_steps, completed=record.progress.step, epoch="", text="")
+            self.progress.add_task("", total=record.total_steps, epoch="", text="")
+            if record.progress.step:
+                self._show(record.progress, f"step {record.progress.step}")
 
     def _step(self, step: Step) -> None:
         if step.loss is not None:
             self.loss = step.loss
-        now = self.clock()
-        if now - self.shown < (REFRESH if self.bar else LINE):
+        if not self._due():
             return
-        self.shown = now
+        status = self._status(step, self.shown)
         if self.progress is not None:
-            task = self.progress.tasks[0].id
-            self.progress.update(
-                task,
-                completed=step.progress.step,
-                epoch=f"epoch {epoch_of(step.progress)}",
-                text=self._status(step, now),
-            )
-            self.progress.refresh()
+            self._show(step.progress, status)
         elif not self.bar:
             total = "" if self.started is None or self.started.total_steps is None else f"/{self.started.total_steps}"
-            self._say(f"epoch {epoch_of(step.progress)}  step {step.progress.step}{total}  {self._status(step, now)}")
+            self._say(f"epoch {epoch_of(step.progress)}  step {step.progress.step}{total}  {status}")
+
+    def _evaluating(self, record: Evaluating) -> None:
+        if not self._due():
+            return
+        of = "" if record.num_batches is None else f"/{record.num_batches}"
+        status = f"{record.split} batch {record.batches}{of}"
+        if self.progress is not None:
+            self._show(record.progress, status)
+        elif not self.bar:
+            self._say(f"epoch {epoch_of(record.progress)}  step {record.progress.step}  {status}")
+
+    def _due(self) -> bool:
+        """Whether it is time to show something again; if so, it counts as shown."""
+        now = self.clock()
+        if now - self.shown < (REFRESH if self.bar else LINE):
+            return False
+        self.shown = now
+        return True
+
+    def _show(self, at: Position, text: str) -> None:
+        if self.progress is not None:
+            task = self.progress.tasks[0].id
+            self.progress.update(task, completed=at.step, epoch=f"epoch {epoch_of(at)}", text=text)
+            self.progress.refresh()
 
     def _status(self, step: Step, now: float) -> str:
         seconds = now - self.begun
