@@ -81,7 +81,7 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.fixture
 def own(short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Short:
-    """`own("+data.how=urandom", ...)`: 5 steps of a model and data of the user's own, saved after each."""
+    """`own("+data.how=urandom", ...)`: 5 steps of a model and data of the user, saved after each."""
     monkeypatch.delitem(sys.modules, "own_parts", raising=False)
     (tmp_path / "own_parts.py").write_text(OWN)
 
