@@ -212,12 +212,13 @@ def test_on_a_saved_config_earlier_overrides_are_replaced_not_repeated(place: Pl
 
 
 def test_on_a_saved_config_an_experiment_chooses_among_its_groups(place: Place) -> None:
-    place.launch("debug=fast", "model.hidden=[3]", "optimizer.lr=0.5")
+    place.launch("debug=fast", "model.hidden=[3]", "optimizer.lr=0.5", "data.batch_size=7")
     (place.conf / "debug/fast.yaml").unlink()
     replay = place.again("experiment=digits_cnn", "trainer.max_steps=9")
     config = replay.composition.config
     assert config.resolved["model"]["_target_"] == "runner.models.cnn.CNN" and "hidden" not in config.resolved["model"]
     assert config.resolved["optimizer"]["lr"] == 0.5 and config.resolved["data"]["augment"] is True
+    assert config.resolved["data"]["batch_size"] == 7
     assert config.resolved["trainer"]["max_steps"] == 9
     assert config.choices["model"] == "cnn" and config.choices["experiment"] == "digits_cnn"
     assert told(replay)[1:] == ["experiment=digits_cnn: the earlier overrides model.hidden=[3] are left out"]
@@ -268,9 +269,11 @@ def test_a_key_that_conf_no_longer_has_can_be_typed_all_the_same(place: Place) -
     launched = place.launch()
     place.edit("model/mlp.yaml", "dropout: 0.2\n", "")
     place.edit("optimizer/adamw.yaml", "eps: 1.0e-8\n", "")
-    resolved = place.again("model.dropout=0.5", "~optimizer.eps").composition.config.resolved
-    assert resolved["model"] == launched.config.resolved["model"] | {"dropout": 0.5}
-    assert "eps" not in resolved["optimizer"]
+    config = place.again("model.dropout=0.5", "~optimizer.eps", "seed=3").composition.config
+    assert config.resolved["model"] == launched.config.resolved["model"] | {"dropout": 0.5}
+    assert "eps" not in config.resolved["optimizer"]
+    # So that they compose without the pins, too.
+    assert config.overrides == ("++model.dropout=0.5", "seed=3")
     assert (
         place.again("model.dropuot=0.5")
         .composition.problems[0]

@@ -1,7 +1,7 @@
 """Where conf/ has drifted since a run was launched, and the pins that hold the run to what was saved."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,22 @@ def with_new_settings(saved: Mapping[str, Any], today: Mapping[str, Any]) -> dic
 def _with(tree: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
     first = str(path[0])
     return {**tree, first: value if len(path) == 1 else _with(tree[first], path[1:], value)}
+
+
+def without_pins(overrides: Sequence[str], pins: Sequence[Pin], base: Config) -> list[str]:
+    """New overrides as they are recorded: they have to compose without the pins, too, which are not.
+
+    A key that conf/ no longer has, and only a pin gives, is added; or need not be left out.
+    """
+    lost = [f"{pin.key}." for pin in pins if at(base.composed, pin.path) is NOT_THERE]
+    recorded = []
+    for text in overrides:
+        key = f"{text.lstrip('+~').partition('=')[0]}."
+        if not any(key.startswith(one) for one in lost):
+            recorded.append(text)
+        elif not text.startswith("~"):
+            recorded.append(f"++{text.lstrip('+')}")
+    return recorded
 
 
 def is_drift(pin: Pin, base: Config, *, typed: Collection[str]) -> bool:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.check import unread
 from runner.config.composing import Composition, compose, parse
 from runner.config.documents import SavedConfig
-from runner.config.drift import is_drift, pins_of_launch, with_new_settings
+from runner.config.drift import is_drift, pins_of_launch, with_new_settings, without_pins
 from runner.config.finding import Found
 from runner.config.replay import Chosen, Combined, chosen, combined, in_directory, repeatable, texts
 from runner.config.saved_primary import NAME, saved_as_primary
@@ -93,8 +93,7 @@ class _Launch:
 
     def on_conf(self, base: Composition) -> _Rewritten | None:
         """All overrides on today's conf/, pinned to what it was; None if that cannot be done."""
-        places = chosen(self.loader, self.sources.config_name, texts(self.kept))
-        switched = self._switched(places, self._combined(base.node, {}))
+        switched = self._switched(base) if self._typed_groups else {}
         both = self._combined(base.node, switched)
         line = [*self._for_hydra, *both.overrides, *self._directory]
         composition = self._composed(line, recorded=both.overrides)
@@ -106,7 +105,7 @@ class _Launch:
         # After the saved overrides, so that they win over them; before the new ones, which may change what they add.
         pinned = [*both.repeated, *(pin.override for pin in pins)]
         line = [*self._for_hydra, *pinned, *both.added, *self._directory]
-        composition = self._composed(line, recorded=both.overrides)
+        composition = self._composed(line, recorded=[*both.repeated, *without_pins(both.added, pins, base.config)])
         if not composition.whole and not self._composed(pinned).whole:
             return None
         typed = [one.key_or_group for one in self.kept]
@@ -146,10 +145,11 @@ class _Launch:
             exists=lambda key: OmegaConf.select(earlier, key, default=None) is not None,
         )
 
-    def _switched(self, places: Mapping[str, Chosen], both: Combined) -> dict[str, str]:
+    def _switched(self, base: Composition) -> dict[str, str]:
         """The keys under which another option stands now, also because a chosen one has chosen it; and who did that."""
+        places = chosen(self.loader, self.sources.config_name, texts(self.kept))
         try:
-            now: Mapping[str, Chosen] = chosen(self.loader, self.sources.config_name, both.overrides)
+            now = chosen(self.loader, self.sources.config_name, self._combined(base.node, {}).overrides)
         except HydraException:
             # What is wrong with an option is told when it is composed.
             now = {**places, **{group: Chosen("", group) for group in self._typed_groups}}

@@ -5,9 +5,8 @@ resumed()          after that: what differs from what was saved, and whether the
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +92,9 @@ def check_again(replay: Replay, config: Config) -> Settings:
 
 def _other_version(checkpoint: Checkpoint) -> list[str]:
     """That another version of the runner has saved a checkpoint."""
+    # Here, because only mistakes need it.
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = checkpoint.manifest.facts.get("versions")
     then = versions.get("runner") if isinstance(versions, Mapping) else None
     try:
@@ -102,7 +104,7 @@ def _other_version(checkpoint: Checkpoint) -> list[str]:
     return [] if then in (None, now) else [f"{checkpoint.path}: saved by runner {then}; this is {now}"]
 
 
-def _check_names(word: str, names: Sequence[str], known: Sequence[str]) -> None:
+def _check_names(word: str, names: Sequence[str], known: Collection[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"+{word}=[{','.join(unknown)}]: wanted one of {', '.join(known)}")

@@ -41,35 +41,47 @@ def saved_as_primary(
     there = OmegaConf.create(dict(composed))
     # Hydra notes the last of a defaults list first; an option may choose among the groups that stand before its own.
     groups = [group for group in reversed(choices) if loader.get_group_options(group)]
-    values, options, problems = list[str](), list[Override](), []
+    anew, values, problems = list[Override](), list[str](), []
     for one in new:
         text, key = one.input_line or "", one.key_or_group
         if not isinstance(one.value(), dict) and loader.get_group_options(key):
-            options.append(one)
+            # What was chosen then stands in the saved config already.
+            anew += [one] if one.is_delete() or one.value() != choices.get(key) else []
         elif key in choices and isinstance(one.value(), str):
             problems.append(f"{text}: conf/ has no group {key} any more; leave this out, or type {key}.KEY=VALUE")
         else:
             exists = OmegaConf.select(there, key, default=None) is not None
             values.append(f"+{text}" if one.is_add() and exists else text)
-    # What was chosen then stands in the saved config already.
-    anew = [one for one in options if one.is_delete() or one.value() != choices.get(one.key_or_group)]
-    line = [
-        text.lstrip("+") if one.key_or_group in groups else text for one, text in zip(anew, texts(anew), strict=True)
-    ]
-    _store(composed, groups)
-    good = [
-        one.key_or_group for one in anew if one.is_delete() or one.value() in loader.get_group_options(one.key_or_group)
-    ]
-    switched = {group: group.replace("/", ".") for group in good}
-    with suppress(HydraException):
-        # What is wrong with an option is told when it is composed.
-        switched |= {group: place.package for group, place in chosen(loader, NAME, line).items()}
-    _store(_without(composed, switched.values()), groups)
+    pairs = zip(anew, texts(anew), strict=True)
+    line = [text.lstrip("+") if one.key_or_group in groups else text for one, text in pairs]
+    _store(composed, above=(), below=groups)
+    switched = _switched(anew, choices, line, loader)
+    # An option that is chosen once more, as by an experiment that names it, does not win over what was saved of it.
+    above, below = ([group for group in groups if (group in switched) is later] for later in (False, True))
+    _store(_without(composed, switched.values()), above=above, below=below)
     return Primary((*line, *values), switched, tuple(problems))
 
 
-def _store(composed: Mapping[str, Any], groups: Sequence[str]) -> None:
-    defaults = ["_self_", *({group: None} for group in groups), *_QUIET]
+def _switched(
+    anew: Sequence[Override], choices: Mapping[str, str], line: Sequence[str], loader: ConfigLoader
+) -> dict[str, str]:
+    """The groups of which another option stands under NAME now, and under which key each stands."""
+    found = {}
+    for one in anew:
+        group = one.key_or_group
+        if one.is_delete() or one.value() in loader.get_group_options(group):
+            found[group] = group.replace("/", ".")
+    # What is wrong with an option is told when it is composed.
+    with suppress(HydraException):
+        for group, place in chosen(loader, NAME, line).items():
+            if place.option != choices.get(group):
+                found[group] = place.package
+    return found
+
+
+def _store(composed: Mapping[str, Any], *, above: Sequence[str], below: Sequence[str]) -> None:
+    """Put a config in the place of the primary one: it wins over the groups above it, and those below win over it."""
+    defaults = [*({group: None} for group in above), "_self_", *({group: None} for group in below), *_QUIET]
     ConfigStore.instance().store(NAME, {**composed, "defaults": defaults})
 
 
