@@ -88,7 +88,7 @@ class RunLock:
         except OSError as e:
             raise ResumeError(
                 f"{self.path}: the lock cannot be written ({e.strerror}); "
-                f"make {self.path.parent} writable, or copy the run to where you can write"
+                f"make {self.path.parent} writable, free some space, or copy the run to where you can write"
             ) from e
         self._mine = mine
         self._owner = me.pid
