@@ -2,6 +2,7 @@
 
     runner.run(["optimizer.lr=3e-4"])     carry out a run
     runner.load("outputs/...")            rebuild a trained model from its checkpoint
+    runner.restore("outputs/...", ...)    load a checkpoint into a training loop of one's own
     runner.Checkpoint.open("outputs/...") look into a checkpoint
     runner.Data(train, validation, test)  what a data target returns
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from runner.errors import TrainingError as TrainingError
     from runner.errors import TrustError as TrustError
     from runner.runs.load import load as load
+    from runner.runs.own_loop import Restored as Restored
+    from runner.runs.own_loop import restore as restore
     from runner.runs.run import Run as Run
     from runner.runs.run import run as run
 
@@ -35,6 +38,8 @@ _HOMES = {
     "Checkpoint": "runner.checkpoint.handle",
     "Data": "runner.data.data",
     "load": "runner.runs.load",
+    "Restored": "runner.runs.own_loop",
+    "restore": "runner.runs.own_loop",
     "Run": "runner.runs.run",
     "run": "runner.runs.run",
 }

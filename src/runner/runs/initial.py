@@ -39,7 +39,7 @@ def initialize(state: TrainState, initial: Initial) -> list[str]:
         raise ConfigError(f"{where}: {type(state.model).__name__} refuses the weights: {reason}") from error
     if state.averaged is not None:
         state.averaged.module.load_state_dict(state.model.state_dict())
-    return [_summary(weights, matching, state.device), *_differences(matching), *weights.notes]
+    return [_summary(weights, matching, state.device), *differences(matching), *weights.notes]
 
 
 def specs_of(tensors: Mapping[str, object]) -> dict[str, Spec]:
@@ -60,13 +60,13 @@ def _matched(model: nn.Module, weights: Weights, initial: Initial) -> Matching:
             rename=initial.init.rename,
             include=initial.init.include,
             exclude=initial.init.exclude,
-            tied=_tied(live),
+            tied=tied(live),
         )
     except ValueError as error:
         raise ConfigError([f"init_from={initial.text}: {line}" for line in str(error).splitlines()]) from error
 
 
-def _tied(live: Mapping[str, object]) -> list[list[str]]:
+def tied(live: Mapping[str, object]) -> list[list[str]]:
     """The names of each tensor that has several."""
     groups: dict[object, list[str]] = {}
     for name, value in live.items():
@@ -92,7 +92,7 @@ def _refusal(model: nn.Module, weights: Weights, matching: Matching, initial: In
         advice.insert(0, f"""type 'init.rename={{{left}:{right or '""'}}}', after which most names are the same""")
     elif matching.loaded and (part := _one_part([*matching.mismatched, *matching.missing, *matching.unexpected])):
         advice.insert(0, f"type 'init.exclude=[{part}.*]' to leave {part} as it is built")
-    return [head, *_differences(matching), *(["; or ".join(advice)] if advice else [])]
+    return [head, *differences(matching), *(["; or ".join(advice)] if advice else [])]
 
 
 def _one_part(names: Sequence[str]) -> str | None:
@@ -111,7 +111,7 @@ def _summary(weights: Weights, matching: Matching, device: torch.device) -> str:
     return line + (f"; {len(matching.cast)} of them cast from {', '.join(casts)}" if casts else "")
 
 
-def _differences(matching: Matching) -> list[str]:
+def differences(matching: Matching) -> list[str]:
     lines = []
     if matching.missing:
         lines.append(f"missing in the file: {_listed(matching.missing)}")

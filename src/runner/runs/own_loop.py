@@ -1,0 +1,268 @@
+"""A checkpoint into the objects of a training loop of one's own. All are looked at before any is changed.
+
+model = Net()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+restored = runner.restore("outputs/...", model=model, optimizer=optimizer)
+print(restored)
+first = restored.progress.step
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from runner.checkpoint.contents import STATE, parse_state
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.matching import match
+from runner.errors import CheckpointError, ConfigError
+from runner.quantities import position
+from runner.records import Progress
+from runner.runs.initial import differences, specs_of, tied
+from runner.runs.load import opened
+from runner.training import generators as all_generators
+from runner.training import optimizer_state
+from runner.training.module_state import load_transient, transient
+from runner.training.schedule import CurveScheduler, TorchScheduler
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` has done. As text, a line for each part."""
+
+    checkpoint: Checkpoint
+    loaded: tuple[str, ...]
+    """What is now as it was saved, a line each."""
+    left_out: tuple[str, ...]
+    """What the checkpoint has or was asked for, and is not, a line each."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the training had come."""
+        return self.checkpoint.progress
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The scores of that step."""
+        return self.checkpoint.metrics
+
+    def __str__(self) -> str:
+        at = self.progress
+        return "\n".join(
+            [
+                f"restored from {self.checkpoint.path}, {position(at.step, at.epoch, at.batch)}",
+                *(f"  {line}" for line in self.loaded),
+                *(f"  left out: {line}" for line in self.left_out),
+            ]
+        )
+
+
+def restore(
+    path: str | PathLike[str],
+    which: str | int = "latest",
+    *,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | CurveScheduler | TorchScheduler | None = None,
+    scaler: GradScaler | None = None,
+    averaged: AveragedModel | None = None,
+    generators: bool = False,
+    strict: bool = True,
+) -> Restored:
+    """Load parts of a checkpoint into live objects, in place, and say what came of each.
+
+    `which` and `path` choose as in `runner.load`. State of the optimizer goes to the parameters of the same names in
+    `model`, which it needs; its groups get the saved settings, the learning rate too. `generators` are those of the
+    process, of python, numpy and torch; restored last. Data parallelism and compilation around a model make no
+    difference.
+
+    With `strict`, what does not fit is refused, naming tensors and shapes, and nothing is changed; without, what fits
+    is loaded, and the rest is said. Raises CheckpointError, ConfigError.
+    """
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "averaged": averaged}
+    _check_kinds(parts)
+    if optimizer is not None and model is None:
+        raise ConfigError("restore(optimizer=...): give model=..., too; its names tell whose state is whose")
+    given = [name for name, value in parts.items() if value is not None] + (["generators"] if generators else [])
+    if not given:
+        raise ConfigError(f"restore({str(path)!r}): nothing to restore into; give model=..., optimizer=..., or others")
+    checkpoint = opened(path, which)
+    saved = checkpoint.state([*given, *(["transient"] if model is not None else [])])
+    plan = _Plan(saved)
+    if model is not None:
+        plan.model(_bare(model))
+    if optimizer is not None and model is not None:
+        plan.optimizer(optimizer, _bare(model))
+    if scheduler is not None:
+        plan.scheduler(scheduler)
+    if scaler is not None:
+        plan.scaler(scaler)
+    if averaged is not None:
+        plan.averaged(averaged)
+    if generators:
+        plan.generators()
+    if plan.problems and strict:
+        more = "give objects like those that were saved, or strict=False to load what fits"
+        raise CheckpointError("\n".join([f"{checkpoint.path}: {line}" for line in plan.problems] + [more]))
+    for step in plan.steps:
+        step()
+    unasked = [name for name in _parts_in(checkpoint) if name not in given]
+    asked = [f"{', '.join(unasked)}: not asked for"] if unasked else []
+    return Restored(checkpoint, tuple(plan.loaded), (*plan.problems, *plan.notes, *asked))
+
+
+@dataclass
+class _Plan:
+    """What is to be loaded, found out part by part before anything is changed."""
+
+    saved: Mapping[str, Any]
+    steps: list[Callable[[], object]] = field(default_factory=list)
+    """What to call, in this order: the generators last, because building optimizer state may draw random numbers."""
+    loaded: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What does not fit."""
+    notes: list[str] = field(default_factory=list)
+    """What cannot be restored on this machine, known once it has been tried."""
+    fitting: frozenset[str] = frozenset()
+    """The names of the saved tensors that fit the model."""
+
+    def model(self, model: nn.Module) -> None:
+        tensors = self._fitting_tensors(f"model {type(model).__name__}", self.saved["model"], model)
+        self.fitting = frozenset(tensors.values())
+        self._load_module(model, self.saved, tensors)
+
+    def averaged(self, averaged: AveragedModel) -> None:
+        saved = self.saved.get("averaged")
+        if saved is None:
+            self.problems.append("averaged: the checkpoint has no averaged weights")
+            return
+        module = _bare(averaged.module)
+        self._load_module(module, saved, self._fitting_tensors("averaged weights", saved["model"], module))
+        self.steps.append(lambda: averaged.n_averaged.copy_(saved["count"]))
+
+    def _fitting_tensors(self, what: str, saved: Mapping[str, Any], module: nn.Module) -> dict[str, str]:
+        """The module's name of each tensor that can be loaded, and its saved name."""
+        live = module.state_dict()
+        try:
+            matching = match(specs_of(saved), specs_of(live), rename={}, tied=tied(live))
+        except ValueError as error:
+            self.problems += [f"{what}: {line}" for line in str(error).splitlines()]
+            return {}
+        self.problems += [f"{what}: {line}" for line in differences(matching)]
+        casts = sorted({f"{there} to {here}" for there, here in matching.cast.values()})
+        total = len(matching.loaded) + len(matching.missing) + len(matching.mismatched)
+        count = f"{total}" if len(matching.loaded) == total else f"{len(matching.loaded)} of {total}"
+        cast = f", {len(matching.cast)} of them cast from {', '.join(casts)}" if casts else ""
+        self.loaded.append(f"{what}: {count} tensors{cast}")
+        # What a module keeps beside its tensors has its place in a state dict, too.
+        extra = {name: name for name, value in saved.items() if not isinstance(value, Tensor) and name in live}
+        return {**matching.loaded, **extra}
+
+    def _load_module(self, module: nn.Module, saved: Mapping[str, Any], tensors: Mapping[str, str]) -> None:
+        values = {name: saved["model"][source] for name, source in tensors.items()}
+        self.steps.append(lambda: module.load_state_dict(values, strict=False))
+        if transient(module):
+            device = next((value.device for value in module.state_dict().values() if isinstance(value, Tensor)), None)
+            self.steps.append(lambda: load_transient(module, saved["transient"], device or torch.device("cpu")))
+
+    def optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
+        saved, live = self.saved["optimizer"], optimizer_state.qualified_name(optimizer)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        foreign = sum(parameter not in names for parameter in trained)
+        if foreign:
+            raise ConfigError(
+                f"restore(optimizer=...): {foreign} of its {len(trained)} parameters are not in the model, and have no "
+                "names; give the model that it trains"
+            )
+        if saved["class"] != live:
+            self.problems.append(f"optimizer: {saved['class']} was saved, and this is a {live}")
+            return
+        with_settings = False
+        if "own" not in saved:
+            saved = self._fitting_optimizer(saved, {names[parameter] for parameter in trained})
+            with_settings = optimizer_state.same_groups(optimizer, model, saved)
+            if not with_settings:
+                groups = f"{len(saved['groups'])} groups were saved, and there are {len(optimizer.param_groups)}"
+                self.problems.append(f"optimizer: its groups hold other parameters ({groups}), and keep their settings")
+        self.steps.append(lambda: optimizer_state.restore(optimizer, model, saved))
+        count = len(trained) if "own" in saved else len(saved["state"])
+        rate = f", learning rate {saved['groups'][0]['lr']:.6g}" if with_settings else ""
+        self.loaded.append(f"optimizer {type(optimizer).__name__}: the state of {count} parameters{rate}")
+
+    def _fitting_optimizer(self, saved: Mapping[str, Any], trained: set[str]) -> Mapping[str, Any]:
+        """The saved optimizer without the state of what is not trained now, or has another shape."""
+        before = {name for group in saved["groups"] for name in group["params"]}
+        for what, only in (("does not train", before - trained), ("trains, unlike the saved one,", trained - before)):
+            if only:
+                self.problems.append(f"optimizer: {what} {_listed(sorted(only))}")
+        kept = {name: values for name, values in saved["state"].items() if name in trained & self.fitting}
+        return {**saved, "state": kept}
+
+    def scheduler(self, scheduler: LRScheduler | CurveScheduler | TorchScheduler) -> None:
+        driven = scheduler if isinstance(scheduler, CurveScheduler | TorchScheduler) else TorchScheduler(scheduler)
+        saved = self.saved["scheduler"]
+        if saved["class"] != driven.kind:
+            self.problems.append(f"scheduler: {saved['class']} was saved, and this is a {driven.kind}")
+            return
+        self.steps.append(lambda: driven.load_state_dict(saved["state"]))
+        self.loaded.append(f"scheduler {type(scheduler).__name__}")
+
+    def scaler(self, scaler: GradScaler) -> None:
+        saved = self.saved.get("scaler")
+        if not saved or not scaler.is_enabled():
+            whose = "the scaler is not enabled" if saved else "the checkpoint has no gradient scaler"
+            self.problems.append(f"scaler: {whose}")
+            return
+        self.steps.append(lambda: scaler.load_state_dict(saved))
+        self.loaded.append("gradient scaler")
+
+    def generators(self) -> None:
+        self.steps.append(lambda: self.notes.extend(all_generators.restore(self.saved["generators"])))
+        self.loaded.append("random generators")
+
+
+def _check_kinds(parts: Mapping[str, object]) -> None:
+    kinds: Mapping[str, tuple[type, ...]] = {
+        "model": (nn.Module,),
+        "optimizer": (Optimizer,),
+        "scheduler": (LRScheduler, CurveScheduler, TorchScheduler),
+        "scaler": (GradScaler,),
+        "averaged": (AveragedModel,),
+    }
+    problems = [
+        f"restore({name}=...): got a {type(value).__name__}; wanted a {kinds[name][0].__name__}"
+        for name, value in parts.items()
+        if value is not None and not isinstance(value, kinds[name])
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """A module without what data parallelism and compilation put around it."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def _parts_in(checkpoint: Checkpoint) -> list[str]:
+    """The parts that a checkpoint holds and that can be restored."""
+    state = parse_state(checkpoint.document(STATE), checkpoint.path / STATE)
+    known = ("model", "optimizer", "scheduler", "scaler", "averaged", "generators")
+    return [name for name in known if state.get(name) is not None]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
