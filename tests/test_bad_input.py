@@ -496,6 +496,31 @@ def test_a_state_that_its_own_config_contradicts_is_said(run: Path, went_on: Wen
     assert "the best val_accuracy so far: another metric is monitored now" in said
 
 
+PARTS = (
+    *("model", "optimizer", "scheduler", "scaler", "averaged", "transient", "progress", "epoch_loss", "best"),
+    *("early_stopping", "own", "generators"),
+)
+
+
+@pytest.mark.parametrize(("part", "how"), [*((part, "lost") for part in PARTS), ("optimizer", "no mapping")])
+def test_a_state_that_no_training_can_go_on_from_is_refused(part: str, how: str, run: Path, refused: Refused) -> None:
+    def harm(values: dict[str, Any]) -> None:
+        if how == "lost":
+            del values["state"][part]
+        else:
+            values["state"][part] = "text"
+
+    change_state(checkpoints(run)[0], harm)
+    assert refused("+resume=run", "trainer.max_epochs=3") == (
+        f"run/checkpoints/step-000000010: no training can go on from it, because its state lacks {part}; use another "
+        "checkpoint, or begin a new run with its weights: init_from=run/checkpoints/step-000000010"
+    )
+
+
+def test_every_part_of_a_state_is_looked_for(run: Path) -> None:
+    assert runner.Checkpoint.open(run).state().keys() == set(PARTS)
+
+
 # The run's own files.
 
 
