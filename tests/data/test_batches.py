@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from runner.data.batches import Batches, make_batches
 from runner.data.loader_batches import LoaderBatches
+from runner.data.sampled_batches import SampledBatches
 from runner.data.tensors import Tensors
 from runner.errors import ConfigError, DataError
 from runner.records import World
@@ -241,12 +242,13 @@ def test_the_kind_of_batches_follows_from_the_data() -> None:
     assert isinstance(make_batches(Tensors(torch.arange(4)), **options), Batches)
     assert isinstance(make_batches([1, 2, 3], **options), Batches)
     assert isinstance(make_batches(Stream(), **options), LoaderBatches)
-    plain = make_batches(DataLoader(Tensors(torch.arange(4))), **options, resumable=False)
+    assert isinstance(make_batches(DataLoader([1, 2, 3]), **options), SampledBatches)  # type: ignore[arg-type]
+    plain = make_batches(DataLoader(Stream()), **options, resumable=False)
     assert isinstance(plain, LoaderBatches)
     with pytest.raises(
         DataError, match=r"^data.train is a DataLoader without `state_dict` and `load_state_dict`, so that a "
     ):
-        make_batches(DataLoader(Tensors(torch.arange(4))), **options)
+        make_batches(DataLoader(Stream()), **options)
     with pytest.raises(
         DataError, match=r"^the data set builtins.int is neither a data set nor a loader; wanted `__getitem__`"
     ):

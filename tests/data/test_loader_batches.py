@@ -56,6 +56,7 @@ def stream_batches(
 
 
 def shuffled_batches() -> LoaderBatches:
+    # Given to `make_batches`, it would be taken to its parts.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loader = StatefulDataLoader(list(range(SIZE)), batch_size=4, shuffle=True)
@@ -129,7 +130,7 @@ def test_reading_leaves_torchs_generator_as_it_was() -> None:
 def test_a_state_can_be_taken_before_the_first_batch() -> None:
     batches = stream_batches(Stream())
     state = batches.state_dict()
-    assert state == {"epoch": 0, "batch": 0, "ended": False, "loader": None}
+    assert state == {"epoch": 0, "batch": 0, "ended": False, "loader": None, "workers": 0}
     other = stream_batches(Stream())
     other.load_state_dict(state)
     assert len(list(other.epoch(0))) == 3
@@ -171,14 +172,19 @@ def test_positions_that_a_loader_cannot_be_sent_to_are_refused() -> None:
 
 def test_a_state_of_something_else_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"^the saved position has \['x'\]; wanted batch, ended, epoch and loader, for a loader"
+        DataError,
+        match=r"^the saved position has \['x'\]; wanted batch, ended, epoch, loader and workers, for a loader",
     ):
         stream_batches(Stream()).load_state_dict({"x": 1})
 
 
 def test_a_plain_loader_serves_for_evaluation() -> None:
+    class Numbers(IterableDataset[int]):
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(4))
+
     batches = make_batches(
-        DataLoader(range(4), batch_size=2),  # type: ignore[arg-type]
+        DataLoader(Numbers(), batch_size=2),
         batch_size=2, shuffle=False, drop_last=False, seed=0, resumable=False,
     )  # fmt: skip
     for _ in range(2):
@@ -194,3 +200,26 @@ def test_torchdata_is_asked_for_where_it_is_absent(monkeypatch: pytest.MonkeyPat
         match=r"(?s)^the data set Stream is iterable.*cannot be imported.*pip install 'runner\[iterable\]'$",
     ):
         stream_batches(Stream())
+
+
+def test_another_number_of_workers_is_refused_because_each_reads_a_share_of_its_own() -> None:
+    batches = stream_batches(Stream())
+    next(batches.epoch(0))
+    other = stream_batches(Stream(), workers=1)
+    with pytest.raises(DataError) as caught:
+        other.load_state_dict(batches.state_dict())
+    assert str(caught.value) == (
+        f"the position in {Stream.__module__}.Stream was saved with 0 workers, now there are 1: each reads a share of "
+        "its own; resume with runtime.workers=0"
+    )
+
+
+def test_what_workers_draw_is_said_not_to_be_restored() -> None:
+    class Quiet(Stream):
+        draws_randomness = False
+
+    assert stream_batches(Stream(), workers=1).notes == (
+        f"{Stream.__module__}.Stream: random numbers that it draws in its 1 workers are not restored by a resume; use "
+        "runtime.workers=0, or, if it draws none, say so with its attribute draws_randomness = False",
+    )
+    assert stream_batches(Stream()).notes == stream_batches(Quiet(), workers=1).notes == ()

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.checkpoint.tree import flatten, unflatten
-from runner.data.batches import Batches, make_batches
-from runner.data.loader_batches import LoaderBatches
+from runner.data.batches import AnyBatches, make_batches
 from runner.data.tensors import Tensors
 from runner.records import Evaluation, Monitor, Step
 from runner.training.generators import seed_all
@@ -52,7 +51,7 @@ class Training:
 
     state: TrainState
     objective: Objective
-    batches: Batches | LoaderBatches
+    batches: AnyBatches
     plan: Trainer
 
     def advance(self, count: int) -> list[Step]:

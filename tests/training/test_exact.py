@@ -319,7 +319,7 @@ def in_pairs(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             if factor not in chosen:
                 known = {name: factors[name][number] for name, number in chosen.items()}
                 fitting = [n for n, value in enumerate(factors[factor]) if allowed({**known, factor: value})]
-                chosen[factor] = max(fitting, key=lambda n: gain(chosen, factor, n))  # noqa: B023
+                chosen[factor] = max(fitting, key=lambda n: gain(chosen, factor, n))
         missing -= {(a, chosen[a], b, chosen[b]) for a, b in combinations(order, 2)}
         rows.append({name: factors[name][chosen[name]] for name in order})
     return rows

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
-    from runner.data.batches import Batches
+    from runner.data.batches import AnyBatches
     from runner.data.data import Data
-    from runner.data.loader_batches import LoaderBatches
     from runner.training.objective import Objective
     from runner.training.state import TrainState
 
@@ -33,9 +32,9 @@ class Training:
     state: "TrainState"
     objective: "Objective"
     data: "Data"
-    train: "Batches | LoaderBatches"
-    validation: "Batches | LoaderBatches | None"
-    test: "Batches | LoaderBatches | None"
+    train: "AnyBatches"
+    validation: "AnyBatches | None"
+    test: "AnyBatches | None"
     horizon: Horizon
     notes: tuple[str, ...]
     """What was built in another way than the config says, a line each."""
@@ -53,6 +52,7 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
     The generators are seeded with `seed` first, so that equal configs begin with equal weights. Raises ConfigError,
     with every mistake at once, where the parts do not fit together.
     """
+    from runner.data.loader_batches import LoaderBatches
     from runner.training.generators import seed_all
     from runner.training.precision import gradient_scaler
     from runner.training.state import Stateful, TrainState
@@ -85,12 +85,14 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
         state.own["objective"] = objective
     if train.state_dict():
         state.own["batches"] = train
+    if isinstance(train, LoaderBatches):
+        notes += train.notes
     return Training(state, objective, data, train, validation, test, ends, tuple(notes))
 
 
 def _batches(
     settings: Settings, data: "Data", device: "torch.device", *, seed: int, world: World
-) -> tuple["Batches | LoaderBatches", "Batches | LoaderBatches | None", "Batches | LoaderBatches | None"]:
+) -> tuple["AnyBatches", "AnyBatches | None", "AnyBatches | None"]:
     from runner.data.batches import make_batches
 
     batching, limits = settings.batching, settings.trainer.limits

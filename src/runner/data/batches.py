@@ -11,6 +11,8 @@ from torch.utils.data._utils import pin_memory as pinning
 
 from runner.data.fetch import Collate, Source, seed_from
 from runner.data.loader_batches import LoaderBatches, loader_of_iterable
+from runner.data.position import Cut
+from runner.data.sampled_batches import SampledBatches, has_sampler
 from runner.data.workers import Task, Workers
 from runner.errors import ConfigError, DataError
 from runner.records import World
@@ -61,6 +63,12 @@ class Batches:
         self._at_once = self._source.batches_at_once(batch_size) if world.size == 1 and not pin_memory else 1
         self._pin_memory = pin_memory
         self._workers = Workers(self._source, workers=workers, pin_memory=pin_memory) if workers else None
+
+    @property
+    def cut(self) -> Cut:
+        """How an epoch is cut into batches: what a position means."""
+        order = self._order
+        return Cut(order.size, order.batch_size, order.num_batches, order.shuffle, order.seed)
 
     @property
     def num_batches(self) -> int | None:
@@ -149,6 +157,9 @@ class _Order:
         return torch.randperm(self.size, generator=generator)
 
 
+AnyBatches = Batches | SampledBatches | LoaderBatches
+
+
 def make_batches(
     split: Any,
     *,
@@ -162,11 +173,11 @@ def make_batches(
     pin_memory: bool = False,
     limit: int | None = None,
     resumable: bool = True,
-) -> Batches | LoaderBatches:
+) -> AnyBatches:
     """Batches of a split of `Data`, whatever it is.
 
-    A loader has its own batches and order: only `seed` and `limit` apply to it. `resumable=False` is for
-    evaluation, which never starts in the middle: there a plain DataLoader will do.
+    A loader has its own batches and order, and its own workers if it has any: only `seed` and `limit` apply to it.
+    `resumable=False` is for evaluation, which never starts in the middle: there any loader will do.
     Raises ConfigError or DataError if the split cannot be used.
     """
     if isinstance(split, IterableDataset) or not _is_map_style(split):
@@ -185,6 +196,10 @@ def make_batches(
                 workers=workers,
                 collate=collate,
                 pin_memory=pin_memory,
+            )
+        elif has_sampler(split):
+            return SampledBatches(
+                split, seed=seed, workers=workers, pin_memory=pin_memory, limit=limit, resumable=resumable
             )
         elif not hasattr(split, "__iter__"):
             raise DataError(

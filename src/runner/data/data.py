@@ -9,8 +9,9 @@ from typing import Any
 class Data:
     """The splits of a data set.
 
-    A split is a map-style dataset (`__getitem__` and `__len__`), an `IterableDataset`, or a loader with `state_dict`
-    and `load_state_dict`. `validation` and `test` may also be plain loaders: nothing is resumed in the middle of them.
+    A split is a map-style dataset (`__getitem__` and `__len__`), an `IterableDataset`, a DataLoader of a map-style
+    dataset (for a sampler of its own), or any other loader with `state_dict` and `load_state_dict`. `validation` and
+    `test` may be any loader: nothing is resumed in the middle of them.
     """
 
     train: Any

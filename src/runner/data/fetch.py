@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def seed_from(*words: str | int) -> int:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds the global generators of python, numpy and torch (CPU) for the block, then puts them back as they were."""
-    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    states = _states()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     # Not torch.manual_seed, which also visits every accelerator and takes fifty times as long.
@@ -37,9 +38,40 @@ def seeded(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        torch.default_generator.set_state(tensors)
+        _set_states(states)
+
+
+class Generators:
+    """Global generators for work that is done in parts: seeded at first, then each part goes on from the one before.
+
+    Outside of the parts, the process's own are as they were. The same three as those of `seeded`.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with seeded(seed):
+            self._inside = _states()
+        self._outside = self._inside
+
+    def __enter__(self) -> None:
+        self._outside = _states()
+        _set_states(self._inside)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = _states()
+        _set_states(self._outside)
+
+
+def _states() -> tuple[Any, Any, Tensor]:
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+
+
+def _set_states(states: tuple[Any, Any, Tensor]) -> None:
+    python, arrays, tensors = states
+    random.setstate(python)
+    np.random.set_state(arrays)
+    torch.default_generator.set_state(tensors)
 
 
 class Source:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from runner.data.fetch import Collate, seed_from, seeded
+from runner.data.fetch import Collate, draws_randomness, seed_from, seeded
 from runner.data.workers import close_at_exit, held_back_signals, ignore_signals
 from runner.errors import ConfigError, DataError
 
@@ -44,6 +44,23 @@ class LoaderBatches:
         self._begun = False
         """The loader has been iterated since it was made or restored."""
         self._close: Callable[[], None] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What cannot be resumed exactly, a line each."""
+        dataset = getattr(self._loader, "dataset", self._loader)
+        workers = getattr(self._loader, "num_workers", 0)
+        if not self._keeps_state or not workers or not draws_randomness(dataset):
+            return ()
+        return (
+            f"{self._name}: random numbers that it draws in its {workers} workers are not restored by a resume; use "
+            "runtime.workers=0, or, if it draws none, say so with its attribute draws_randomness = False",
+        )
+
+    @property
+    def _name(self) -> str:
+        dataset = getattr(self._loader, "dataset", self._loader)
+        return f"{type(dataset).__module__}.{type(dataset).__qualname__}"
 
     @property
     def num_batches(self) -> int | None:
@@ -90,14 +107,21 @@ class LoaderBatches:
         epoch, batch = self._position
         # Asked for before the first batch, torchdata's loader would start its workers to answer.
         state = self._loader.state_dict() if self._begun and self._held is None else self._held or self._restored
-        return {"epoch": epoch, "batch": batch, "ended": self._ended, "loader": deepcopy(state)}
+        kept = {"epoch": epoch, "batch": batch, "ended": self._ended, "loader": deepcopy(state)}
+        return kept | {"workers": getattr(self._loader, "num_workers", 0)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave. Raises DataError if it is not that."""
-        if set(state) != {"epoch", "batch", "ended", "loader"} or not self._keeps_state:
+        if set(state) != {"epoch", "batch", "ended", "loader", "workers"} or not self._keeps_state:
             raise DataError(
-                f"the saved position has {sorted(state)}; wanted batch, ended, epoch and loader, for a loader with "
-                "`load_state_dict`; resume with the data of the saved run"
+                f"the saved position has {sorted(state)}; wanted batch, ended, epoch, loader and workers, for a loader "
+                "with `load_state_dict`; resume with the data of the saved run"
+            )
+        workers = getattr(self._loader, "num_workers", 0)
+        if state["workers"] != workers:
+            raise DataError(
+                f"the position in {self._name} was saved with {state['workers']} workers, now there are {workers}: "
+                f"each reads a share of its own; resume with runtime.workers={state['workers']}"
             )
         self._position = (state["epoch"], state["batch"])
         self._ended = state["ended"]

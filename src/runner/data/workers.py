@@ -25,8 +25,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class Workers:
     """Processes that fetch batches of a source in order. They live over epochs, until `close`."""
 
-    def __init__(self, source: Source, *, workers: int, pin_memory: bool) -> None:
-        """Starts nothing yet: the processes start with the first epoch."""
+    def __init__(self, source: Source, *, workers: int, pin_memory: bool, like: DataLoader[Any] | None = None) -> None:
+        """Starts nothing yet: the processes start with the first epoch.
+
+        How they start, and how far they read ahead, is as in the loader `like`.
+        """
         self._tasks = _Tasks()
         self._turn = 0
         self._loader: DataLoader[Any] = DataLoader(
@@ -35,8 +38,11 @@ class Workers:
             sampler=self._tasks,
             num_workers=workers,
             collate_fn=_unchanged,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=ignore_signals if like is None else _Beginning(like.worker_init_fn),
             persistent_workers=True,
+            prefetch_factor=None if like is None else like.prefetch_factor,
+            timeout=0 if like is None else like.timeout,
+            multiprocessing_context=None if like is None or not like.num_workers else like.multiprocessing_context,
             pin_memory=pin_memory,
             # Without one of its own, the loader would draw from the global generator at every epoch.
             generator=torch.Generator(),
@@ -147,6 +153,18 @@ def _let_go(loader: DataLoader[Any]) -> None:
         with suppress(RuntimeError):
             signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
             iterator._worker_pids_set = False
+
+
+class _Beginning:
+    """What a worker begins with: ours, then theirs."""
+
+    def __init__(self, theirs: Callable[[int], None] | None) -> None:
+        self.theirs = theirs
+
+    def __call__(self, worker: int) -> None:
+        ignore_signals(worker)
+        if self.theirs is not None:
+            self.theirs(worker)
 
 
 class _Tasks:
