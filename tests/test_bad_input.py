@@ -173,6 +173,21 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(run: Path, refused: 
     )
 
 
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_run_that_was_killed_before_it_had_written_its_config_can_only_be_launched_anew(
+    harm: str, run: Path, refused: Refused
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "metrics.jsonl").unlink()
+    if harm == "gone":
+        shutil.rmtree(run / ".hydra")
+    else:
+        (run / ".hydra/config.json").write_text("{")
+    said = refused("+resume=run")
+    assert said.startswith("run/.hydra: its saved config cannot be read (")
+    assert said.endswith("); put it back, or launch a new run: this one has saved nothing yet")
+
+
 def test_where_every_checkpoint_is_damaged_each_is_named(run: Path, refused: Refused) -> None:
     newest, older = checkpoints(run)
     flip(newest / "optimizer.safetensors")
@@ -624,3 +639,66 @@ def test_a_full_disk_costs_nothing_and_the_next_resume_goes_on(
     assert content(run / "checkpoints") == before
     assert "at step 10" in went_on("+resume=run", "trainer.max_epochs=3")
     assert runner.Checkpoint.open(run).step == 15
+
+
+# Before it trains, or while it does.
+
+TORN = """
+import torch, runner
+
+class Torn(torch.utils.data.Dataset):
+    def __init__(self, at):
+        self.at = at
+        if at == 0:
+            raise runner.DataError("the images are torn")
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        if index == self.at:
+            raise runner.DataError(f"image {index} is torn")
+        return torch.zeros(64), index % 10
+
+def images(at):
+    return runner.Data(Torn(at), Torn(-1))
+"""
+IMAGES = ("data._target_=bad_input_images.images", "model.in_features=64", "data.batch_size=8", "hydra.run.dir=torn")
+
+
+def test_the_same_error_is_a_refusal_before_it_trains_and_a_failure_while_it_does(
+    here: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad_input_images.py").write_text(TORN)
+    assert refused(*IMAGES, "+data.at=0") == "the images are torn"
+    assert command([*IMAGES, "+data.at=25"]) == 1
+    assert "runner: image 25 is torn" in capsys.readouterr().err
+    end = json.loads((here / "torn/attempts.jsonl").read_text().splitlines()[-1])
+    assert (end["outcome"], end["reason"]) == ("failed", "DataError: image 25 is torn")
+
+
+# As it looks to who types it.
+
+
+@pytest.mark.launch
+def test_a_refusal_is_a_line_or_two_and_exit_code_2(launch: Callable[..., Any], here: Path, run: Path) -> None:
+    for checkpoint in checkpoints(run):
+        flip(checkpoint / "model.safetensors")
+    done = launch(["+resume=run"], cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second, last = done.stderr.replace(f"{here}/", "").splitlines()
+    assert first.startswith("runner: run/checkpoints/step-000000010/model.safetensors: is damaged: ")
+    assert second.startswith("runner: run/checkpoints/step-000000005/model.safetensors: is damaged: ")
+    assert last.startswith("runner: run: no checkpoint in it is whole, and it is not begun anew by itself; ")
+
+
+@pytest.mark.launch
+def test_that_a_heartbeat_is_watched_is_said_at_once(launch: Callable[..., Any], here: Path, run: Path) -> None:
+    with started(HOLD, run / "run.lock"):
+        pass
+    with started(BEAT, run / "run.lock"):
+        done = launch(["+resume=run"], cwd=here)
+    assert done.returncode == 2
+    watching, refused = done.stderr.replace(f"{here}/", "").splitlines()
+    assert watching.startswith("run/run.lock: watching its heartbeat for up to 20 s (process ")
+    assert refused.startswith("runner: run: another process is working on this run (process ")
