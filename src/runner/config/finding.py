@@ -139,11 +139,17 @@ def _at(text: str, path: str, which: str | int) -> Named:
         return Named(RunDir.open(place.parent), which=which)
     if place.is_file() or (place / "manifest.json").exists():
         return _at_checkpoint(place, which)
-    jobs = find_runs(place) if place.is_dir() else []
-    if jobs:
-        names = ", ".join(str(run.path.relative_to(place)) for run in jobs[:6]) + (", ..." if len(jobs) > 6 else "")
+    inside = _runs_not_far_below(place)
+    if inside:
+        names = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "")
         raise ResumeError(f"{place}: no run itself, but there are runs in it ({names}); name one of them")
     return Named(RunDir.open(place), which=which)
+
+
+def _runs_not_far_below(place: Path) -> list[str]:
+    """Runs as deep as in a directory of outputs. Not deeper: somebody may have typed his home, or a disk."""
+    found = [file.parent for depth in ("*", "*/*", "*/*/*") for file in place.glob(f"{depth}/run.json")]
+    return sorted(str(run.relative_to(place)) for run in found)
 
 
 def _check_not_there(text: str, path: str) -> None:
