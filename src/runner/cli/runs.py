@@ -1,6 +1,6 @@
 """`runs`: look after what has run. `ls`, `show`, `diff` and `verify` read, `tag` protects, `prune` and `rm` delete.
 
-`evaluate` and `predict` use what was trained.
+`evaluate` and `predict` use what was trained; `verify-resume` proves that a run resumes exactly.
 
 Exit codes: 0 done; 1 damaged, different, not confirmed, or nobody reads on; 2 refused, with a line or two that say why.
 """

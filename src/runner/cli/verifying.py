@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from runner.checkpoint.handle import Checkpoint
@@ -82,27 +84,35 @@ def _show(console: Console, verdict: "Verdict") -> None:
     stretch, deviation = verdict.stretch, verdict.deviation
     start, end = stretch.first.step, stretch.end
     where = stretch.first.path if stretch.last is None else f"{stretch.first.path}  to  {stretch.last.path.name}"
-    _print(console, tables.printable(str(where)), "dim")
+    console.print(Text(tables.printable(str(where)), style="dim"), soft_wrap=True)
+    rows = [("compared", compared(verdict))]
     if deviation is None:
-        _print(console, f"bit-identical over {_count(end - start, 'step')} ({start} to {end})", "bold green")
-        _print(console, f"  compared  {compared(verdict)}")
+        console.print(Text(f"bit-identical over {_count(end - start, 'step')} ({start} to {end})", style="bold green"))
     else:
-        _print(console, f"different: {told(deviation)}", "bold yellow")
-        _print(console, f"  equal up to step {deviation.equal_until}; compared {compared(verdict)}")
-        _print(console, f"  likely cause  {verdict.cause}")
-        for line in verdict.changed:
-            _print(console, f"  changed since  {tables.printable(line)}")
+        console.print(Text(f"different: {told(deviation)}", style="bold yellow"), soft_wrap=True)
+        rows += [("equal", f"up to step {deviation.equal_until}"), ("likely cause", verdict.cause)]
+        rows += [("changed", line) for line in verdict.changed]
         if deviation.comparison is not None:
-            for value in deviation.comparison.values:
-                _print(console, f"  {value.name}: {value.one!r:.60} recorded, {value.other!r:.60} now")
-            if deviation.comparison.tensors:
-                show_tensors(console, deviation.comparison.tensors)
+            values = deviation.comparison.values
+            rows += [(one.name, f"was {one.one!r:.60} and is {one.other!r:.60} now") for one in values]
     if stretch.lacks_digests:
-        _print(console, "  an older version recorded it, without digests of batches and generators")
+        rows.append(("digests", "an older version recorded it, without those of batches and generators"))
+    _show_rows(console, rows)
+    if deviation is not None and deviation.comparison is not None and deviation.comparison.tensors:
+        show_tensors(console, deviation.comparison.tensors)
 
 
-def _print(console: Console, line: str, style: str = "") -> None:
-    console.print(Text(line, style=style), soft_wrap=not console.is_terminal)
+def _show_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Labels, and beside each its text; piped, a line each."""
+    width = max(len(label) for label, _ in rows)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for label, text in rows:
+        if console.is_terminal:
+            grid.add_row(Text(label, style="dim"), Text(tables.printable(text)))
+        else:
+            print(f"{label:<{width}}  {tables.printable(text)}")
+    if console.is_terminal:
+        console.print(grid)
 
 
 def compared(verdict: "Verdict") -> str:
@@ -113,7 +123,7 @@ def compared(verdict: "Verdict") -> str:
         parts.append(f"the state with {_count(verdict.tensors, 'tensor')}")
     elif verdict.stretch.last is None:
         parts.append("no state, because none was saved at the end")
-    return ", ".join(parts) or "nothing yet"
+    return ", ".join(parts) or "nothing before it"
 
 
 def told(deviation: "Deviation") -> str:
