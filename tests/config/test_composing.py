@@ -79,7 +79,13 @@ def problems(*overrides: str) -> list[str]:
                 "(+data.batch_sizes=3 hands it to runner.data.digits.digits all the same)"
             ],
         ),
-        ("name=${nope}", ["name: '${nope}' cannot be resolved (Interpolation key 'nope' not found)"]),
+        (
+            "name=${nope}",
+            [
+                "name: '${nope}' cannot be resolved (Interpolation key 'nope' not found); "
+                "set what it reads, or type name=VALUE"
+            ],
+        ),
         (
             "optimizer=adm trainer.epoch=5 seeed=3",
             [

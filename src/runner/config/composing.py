@@ -215,7 +215,8 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
             child = parent[key]
         except OmegaConfBaseException as error:
             raw = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
-            problems.append(f"{path}: {raw!r} cannot be resolved ({str(error).splitlines()[0]})")
+            reason = str(error).splitlines()[0]
+            problems.append(f"{path}: {raw!r} cannot be resolved ({reason}); set what it reads, or type {path}=VALUE")
             return None
         if OmegaConf.is_dict(child):
             return {name: value_of(child, name, f"{path}.{name}") for name in child}
