@@ -1,12 +1,15 @@
 """Runs gone on with under another config: what is applied, what is said, what is recorded."""
 
 import hashlib
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import runner
+from runner.cli.launch import launch
 from runner.rundir import RunDir
 
 Short = Callable[..., runner.Run]
@@ -64,3 +67,31 @@ def test_a_resume_of_a_resume_keeps_what_both_have_typed(short: Short) -> None:
     assert (optimizer["_target_"], optimizer["lr"], optimizer["momentum"]) == ("torch.optim.SGD", 0.125, 0.5)
     keys = [one["key"] for one in third.checkpoint().manifest.facts["differences"]]
     assert keys == ["optimizer.lr", "trainer.max_epochs"]
+
+
+def test_a_command_that_cannot_find_the_users_model_says_where_its_source_was_kept(
+    short: Short, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path("gonenets.py")
+    source.write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, hidden: int) -> None:\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.Linear(hidden, 10))\n"
+    )
+    run = short("model._target_=gonenets.Net", "model.hidden=3").directory
+    kept = run / "code" / "001" / "source" / "gonenets.py"
+    assert kept.read_bytes() == source.read_bytes()
+    source.unlink()
+    monkeypatch.delitem(sys.modules, "gonenets")
+    importlib.invalidate_caches()
+    capsys.readouterr()
+    assert launch([f"+resume={run}", "trainer.max_epochs=2"]) == 2
+    refused, hint = capsys.readouterr().err.splitlines()
+    assert f"{run}/checkpoints/step-000000005: model: _target_ 'gonenets.Net' is not trusted" in refused
+    assert hint == (
+        f"runner: gonenets: cannot be found from here; what was trained with is {kept}: "
+        "copy it to gonenets.py in your project"
+    )
+    source.write_bytes(kept.read_bytes())
+    importlib.invalidate_caches()
+    assert launch([f"+resume={run}", "trainer.max_epochs=2"]) == 0
+    assert runner.Checkpoint.open(run).epoch == 2
