@@ -14,16 +14,29 @@ pytestmark = pytest.mark.launch
 
 KILLER = '''
 import os, signal
+import torch
 from runner.records import Evaluation, Saved, Step
 
 class Killer:
-    """Ends this process when a record of `kind` at `step` is seen, but only once: a file marks that it has been."""
+    """Ends this process when a record of `kind` at `step` is seen, but only once: a file marks that it has been.
+
+    With `fsync`, `training` and `evaluating`: at the call number `step` of that, of the loss in the last two.
+    """
 
     def __init__(self, kind, step, number):
         self.kind, self.step, self.number = kind, step, number
         if kind == "fsync" and not os.path.exists("killed"):
             self.calls, self.fsync = 0, os.fsync
             os.fsync = self.count
+        if kind in ("training", "evaluating") and not os.path.exists("killed"):
+            self.calls = 0
+            torch.nn.modules.module.register_module_forward_pre_hook(self.count_losses)
+
+    def count_losses(self, module, args):
+        if isinstance(module, torch.nn.CrossEntropyLoss) and torch.is_grad_enabled() == (self.kind == "training"):
+            self.calls += 1
+            if self.calls == self.step:
+                self.kill()
 
     def count(self, fd):
         self.calls += 1
@@ -99,6 +112,9 @@ def killed_at(launch, directory: Path, kind: str, step: int, number: int, more: 
     ("kind", "step", "workers", "asynchronous"),
     [
         ("step", 2, 0, True),  # Before anything was saved: the run begins anew, in its own directory.
+        ("training", 1, 0, True),  # In the first step.
+        ("training", 15, 2, True),  # In an accumulation window, between two of its batches.
+        ("evaluating", 2, 0, True),  # During the second evaluation.
         ("step", 7, 0, True),  # In the middle of an epoch, and perhaps of a save in the background.
         ("step", 7, 2, False),
         ("step", 8, 0, True),  # The last batch of an epoch, before it is evaluated.
@@ -121,6 +137,40 @@ def test_killed_and_resumed_run_ends_in_the_bytes_of_the_uninterrupted_one(
         assert tensor_files(run / "checkpoints" / name) == tensor_files(uninterrupted / "checkpoints" / name)
     assert losses(run) == losses(uninterrupted)
     assert scores(run) == scores(uninterrupted)
+
+
+LOUD = '''
+from runner.models.mlp import MLP
+
+class Loud(MLP):
+    """So loud that the gradients are beyond the range of half precision until the scaler has come down."""
+
+    def forward(self, x):
+        return super().forward(x * 1000)
+'''
+
+
+def test_killed_after_steps_that_the_scaler_left_out_a_run_ends_in_the_bytes_of_the_uninterrupted_one(
+    launch, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    loud = ["model._target_=loud.Loud", "trainer.precision=fp16", "trainer.nonfinite=skip", "trainer.log_every=1"]
+    more = ["data.batch_size=128", "trainer.max_epochs=2", "checkpoint.save.every_steps=2", "checkpoint.keep.last=null"]
+    for directory in (whole, broken):
+        directory.mkdir()
+        (directory / "loud.py").write_text(LOUD)
+    succeeded(launch([*loud, *more], whole))
+    (broken / "killer.py").write_text(KILLER)
+    killer = [f"+observers.killer.{key}" for key in ("_target_=killer.Killer", "kind=step", "step=3", "number=9")]
+    killed = launch([*loud, *more, *killer], broken)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    succeeded(launch(["+resume=latest"], broken))
+    skipped = [record for record in read_metrics(only_run(whole) / "metrics.jsonl") if record.get("skipped")]
+    assert skipped and skipped[0]["step"] == 0
+    last = sorted(path.name for path in (only_run(whole) / "checkpoints").glob("step-*"))[-1]
+    ends = [tensor_files(only_run(directory) / "checkpoints" / last) for directory in (whole, broken)]
+    assert ends[0] == ends[1]
+    assert losses(only_run(whole)) == losses(only_run(broken))
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
