@@ -248,6 +248,26 @@ def test_ls_names_what_is_damaged_and_lists_the_rest(tmp_path: Path, runs: Runs)
     assert "runs: outputs/a/checkpoints/step-000000020/manifest.json: is damaged" in listed.stderr
 
 
+def test_ls_names_what_cannot_be_read_and_lists_the_rest(tmp_path: Path, runs: Runs) -> None:
+    run = made(tmp_path / "outputs/a", {10: 0.5})
+    made(tmp_path / "outputs/b", {10: 0.5})
+    run.attempts_file.unlink()
+    run.attempts_file.mkdir()
+    listed = runs("ls")
+    assert listed.returncode == 0
+    assert [line.split()[2] for line in listed.stdout.splitlines()[1:]] == ["not", "finished"]
+    assert "runs: outputs/a/attempts.jsonl: cannot be read (Is a directory); make it readable" in listed.stderr
+    run.metrics.unlink()
+    run.metrics.mkdir()
+    shown = runs("show", "outputs/a")
+    assert shown.returncode == 2
+    assert "attempts.jsonl: cannot be read (Is a directory)" in shown.stderr
+    run.attempts_file.rmdir()
+    assert runs("show", "outputs/a").stderr == (
+        "runs: outputs/a/metrics.jsonl: cannot be read or written (Is a directory); change its permissions\n"
+    )
+
+
 def test_ls_does_not_mind_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     for number in range(3):
         made(tmp_path / "outputs" / str(number), {1: 0.5})

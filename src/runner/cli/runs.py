@@ -70,6 +70,9 @@ def _main() -> int:
         # The reader, say `head`, has seen enough. What is still buffered must not raise again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as e:
+        # A file of a run, or a place, that this user may not look at.
+        return _refuse(f"{e.filename}: cannot be read or written ({e.strerror}); change its permissions")
     return code if isinstance(code, int) else 0
 
 

@@ -13,7 +13,7 @@ from runner import jsonl
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import as_kept, list_checkpoints
 from runner.checkpoint.policies import best_first
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, ResumeError
 from runner.records import Monitor
 from runner.rundir import RunDir
 
@@ -50,12 +50,17 @@ class Summary:
 
 def summarize(run: RunDir) -> Summary:
     """Look at a run without taking its lock: what a live run changes meanwhile may be missed."""
-    status = run.status()
+    damaged = []
+    try:
+        status = run.status()
+    except ResumeError as e:
+        status, damaged = "not known", [str(e)]
     try:
         checkpoints, damages = list_checkpoints(run.checkpoints)
-        damaged = [str(error) for error in damages.values()]
+        damaged += [str(error) for error in damages.values()]
     except CheckpointError as e:
-        checkpoints, damaged = [], [str(e)]
+        checkpoints = []
+        damaged.append(str(e))
     config, overrides = _config(run, checkpoints, damaged)
     monitor = _monitor(config)
     progress = checkpoints[-1].progress if checkpoints else None
