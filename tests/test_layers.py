@@ -51,6 +51,7 @@ WITHOUT_TORCH = (
     "quantities",
     "errors",
     "training.plan",
+    "training.parts",
 )
 MAX_LINES = 300
 REASON = "# Over 300 lines: "

@@ -68,7 +68,7 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
     optimizer = build_optimizer(config["optimizer"], model, device, notes)
     _check_precision(settings, optimizer)
     ends = horizon(settings.trainer, train.num_batches)
-    scheduler = build_scheduler(config["scheduler"], optimizer, ends)
+    scheduler = build_scheduler(config["scheduler"], optimizer, ends, max_steps=settings.trainer.max_steps)
     network = compiled(model) if settings.runtime.compile else model
     state = TrainState(
         model=model,

@@ -80,8 +80,13 @@ def _groups(model: "nn.Module", rules: list[Mapping[str, Any]]) -> list[dict[str
     return [{"params": found, **own} for found, own in zip(members, settings, strict=True) if found]
 
 
-def build_scheduler(node: Mapping[str, Any], optimizer: "Optimizer", ends: Horizon) -> "Scheduler":
-    """Our closed forms get the horizon that they ask for; torch's schedulers get the optimizer."""
+def build_scheduler(
+    node: Mapping[str, Any], optimizer: "Optimizer", ends: Horizon, *, max_steps: int | None = None
+) -> "Scheduler":
+    """Our closed forms get the horizon that they ask for; torch's schedulers get the optimizer.
+
+    `max_steps` is `trainer.max_steps`: where it is what ends the training, the horizon is not counted in epochs.
+    """
     from torch.optim.lr_scheduler import LRScheduler
 
     from runner.training.schedule import CurveScheduler, TorchScheduler
@@ -100,10 +105,14 @@ def build_scheduler(node: Mapping[str, Any], optimizer: "Optimizer", ends: Horiz
         built = _with_optimizer({**node, **filled}, optimizer)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"scheduler._target_={node['_target_']}: could not be built: {e}") from e
+    by_epochs = "steps_per_epoch" in filled or ("total_steps" in filled and ends.total_steps != max_steps)
+    steps_per_epoch = ends.steps_per_epoch if by_epochs else None
     if isinstance(built, LRScheduler):
-        return TorchScheduler(built)
+        if steps_per_epoch is not None:
+            filled["steps_per_epoch"] = steps_per_epoch
+        return TorchScheduler(built, filled_in=filled)
     if callable(getattr(built, "factor", None)):
-        return CurveScheduler(optimizer, built)
+        return CurveScheduler(optimizer, built, steps_per_epoch=steps_per_epoch)
     raise ConfigError(
         f"scheduler._target_={node['_target_']}: built {type(built).__name__}; wanted a torch scheduler or an object "
         "with factor(step)"

@@ -29,10 +29,10 @@ from runner.config.replay import as_text
 from runner.config.sources import Sources
 from runner.config.words import Words
 from runner.errors import CheckpointError, ConfigError, ResumeError, TrustError
+from runner.training.parts import RESETTABLE
 from runner.trust_memory import TrustMemory
 
 ALLOWABLE = ("model",)
-RESETTABLE = ("optimizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,11 @@ def _saved(found: Found) -> SavedConfig:
             composed, built = (where / COMPOSED).read_bytes(), (where / BUILT).read_bytes()
         return saved_config(composed, built, where=where)
     except (CheckpointError, OSError) as error:
-        raise ResumeError(f"{where}: its saved config cannot be read ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        advice = "use another checkpoint"
+        if found.checkpoint is None:
+            advice = "put it back, or launch a new run: this one has saved nothing yet"
+        raise ResumeError(f"{where}: its saved config cannot be read ({reason}); {advice}") from error
 
 
 def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:

@@ -18,6 +18,7 @@ from runner.config.nodes import instantiate
 from runner.config.resume import Resumption
 from runner.config.secrets import redact_overrides
 from runner.config.words import Words
+from runner.data.position import cut_of
 from runner.errors import RunnerError, SaveError
 from runner.metrics_file import MetricsFile, latest
 from runner.records import Ended, Progress, Record, Started, Step
@@ -28,10 +29,11 @@ from runner.runs.observers.memory import Memory
 from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.records_file import RecordsFile
-from runner.runs.restoring import restore
+from runner.runs.restoring import Restored, restore
+from runner.runs.saved_state import saved_state
 from runner.runs.saver import Account, Saver
 from runner.runs.source_code import changed_source, keep_source
-from runner.runs.writing import reported
+from runner.runs.writing import check_writable, reported
 from runner.training.signals import Signals
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class Attempt:
         begins, and gives its number.
         """
         settings, console = self.settings, self.console
+        check_writable(self.run)
         typed = self.config.overrides if self.resumption is None else self.resumption.overrides
         report.start(console, settings.name, self.run.path, self.config.resolved, typed)
         with ExitStack() as ending:
@@ -104,7 +107,7 @@ class Attempt:
 
                 for line in initialize(training.state, settings.initial):
                     report.tell(console, line)
-            notes = [] if self.resumption is None else self._restore(training, self.resumption)
+            restored = None if self.resumption is None else self._restore(training, self.resumption)
             # One that cannot be built refuses the launch, too.
             observers = Observers(self._observers(), Memory(self.run.observers))
             ending.callback(observers.close)
@@ -127,8 +130,8 @@ class Attempt:
             )
             ending.callback(store.close)
             facts = self._facts(training, number)
-            if self.resumption is not None:
-                self._take_up(training, store, self.resumption, number=number, facts=facts, notes=notes)
+            if self.resumption is not None and restored is not None:
+                self._take_up(training, store, self.resumption, number=number, facts=facts, restored=restored)
             ending.enter_context(collector_resting())
             records = RecordsFile(
                 metrics_file,
@@ -235,10 +238,16 @@ class Attempt:
                 at.batch,
             )
 
-    def _restore(self, training: Training, resumption: Resumption) -> list[str]:
-        """Load the checkpoint's state into the training; a line for everything that is not as it was."""
-        changed = [difference.key for difference in resumption.differences]
-        return restore(training, resumption.checkpoint.state(), changed=changed, reset=frozenset(self.words.reset))
+    def _restore(self, training: Training, resumption: Resumption) -> Restored:
+        """Load the checkpoint's state into the training."""
+        checkpoint = resumption.checkpoint
+        return restore(
+            training,
+            saved_state(checkpoint),
+            changed=[difference.key for difference in resumption.differences],
+            reset=self.words.reset,
+            cut=cut_of(checkpoint.manifest.facts.get("batches")),
+        )
 
     def _take_up(
         self,
@@ -248,24 +257,34 @@ class Attempt:
         *,
         number: int,
         facts: Mapping[str, Any],
-        notes: list[str],
+        restored: Restored,
     ) -> None:
         """Set aside what is newer than the checkpoint, and say what came of the resume."""
         checkpoint = resumption.checkpoint
-        notes += provenance.not_exact(checkpoint.manifest.facts, facts)
-        notes += changed_source(self.run.path / str(checkpoint.manifest.facts.get("code")))
+        notes = list(restored.notes)
+        inexact = provenance.not_exact(checkpoint.manifest.facts, facts)
+        inexact += changed_source(self.run.path / str(checkpoint.manifest.facts.get("code")))
         store.protect(checkpoint)
         for moved in store.set_aside(checkpoint, number):
             notes.append(f"{moved.name}: newer than what is resumed, and set aside in {report.short(moved.parent)}")
-        report.resumed(self.console, checkpoint, resumption.differences, notes, lr=training.state.lr)
+        report.resumed(
+            self.console,
+            checkpoint,
+            resumption.differences,
+            restored.parts,
+            notes,
+            inexact,
+            state=training.state,
+        )
 
     def _facts(self, training: Training, number: int) -> dict[str, Any]:
         """What a checkpoint's manifest says about where it comes from."""
-        code = {"code": f"code/{number:03d}", "attempt": number, "data": training.data.fingerprint}
+        code = {"code": f"code/{number:03d}", "attempt": number}
         launch: dict[str, Any] = {"overrides": redact_overrides(self.config.overrides)}
         if self.resumption is not None:
             launch["differences"] = self.resumption.recorded
-        return {**self.software, **provenance.hardware(training.state.device), **code, **launch}
+        data = provenance.data(training)
+        return {**self.software, **provenance.hardware(training.state.device), **data, **code, **launch}
 
     def _observers(self) -> dict[str, Observer]:
         made: dict[str, Observer] = {"progress": ProgressDisplay(self.console, bar=self.settings.runtime.progress)}

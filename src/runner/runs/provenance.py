@@ -14,10 +14,18 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, IterableDataset
+
+from runner.data.batches import Batches
+
+if TYPE_CHECKING:
+    from runner.config.build import Training
 
 LARGEST_DIFF = 1 << 20
 LONGEST_WAIT = 60.0
@@ -42,27 +50,51 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "device_name": cuda or platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "world": dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
     }
 
 
-_COMPARED = ("device", "device_name", "cpu_capability", "threads", "versions", "data")
+def data(training: "Training") -> dict[str, Any]:
+    """On what is trained: the data's fingerprint, the samples of each split, and how the batches are cut of them."""
+    splits = {"train": training.data.train, "validation": training.data.validation, "test": training.data.test}
+    cut = training.train.cut if isinstance(training.train, Batches) else None
+    return {
+        "data": training.data.fingerprint,
+        "samples": {name: _samples(split) for name, split in splits.items() if split is not None},
+        "batches": None if cut is None else asdict(cut),
+    }
+
+
+def _samples(split: Any) -> int | None:
+    """How many samples there are in a data set, or in that of a loader; None where nobody knows."""
+    split = getattr(split, "dataset", split) if isinstance(split, DataLoader) else split
+    if isinstance(split, IterableDataset) or not hasattr(split, "__getitem__"):
+        return None
+    return len(split) if hasattr(split, "__len__") else None
+
+
+_COMPARED = ("device", "device_name", "cpu_capability", "threads", "world", "versions", "data", "samples")
 """Facts of a checkpoint that may change the numbers of what follows."""
+_SAID = {"data": "the data's fingerprint", "samples": "samples", "device_name": "device name"}
 
 
 def not_exact(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A line for each fact by which the numbers from here on may not be those of one uninterrupted run."""
     pairs = []
     for fact in _COMPARED:
-        before, after = saved.get(fact), now[fact]
+        if fact not in saved or fact not in now:
+            # Not every version has noted every fact, and not everything that is done has all of them.
+            continue
+        before, after, name = saved[fact], now[fact], _SAID.get(fact, fact.replace("_", " "))
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            pairs += [(f"{fact} of {name}", before.get(name), after.get(name)) for name in {**before, **after}]
+            pairs += [(f"{name} of {part}", before.get(part), after.get(part)) for part in {**before, **after}]
         else:
-            pairs.append((fact, before, after))
-    return [
-        f"{name}: {before} then, {after} now; the numbers may not be those of one uninterrupted run"
-        for name, before, after in pairs
-        if before != after
-    ]
+            pairs.append((name, before, after))
+    return [f"{name}: {_or_none(then)} then, {_or_none(now)} now" for name, then, now in pairs if then != now]
+
+
+def _or_none(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 def _version(package: str) -> str | None:

@@ -133,14 +133,20 @@ def resumed(
     console: Console,
     checkpoint: "Checkpoint",
     differences: Sequence["Difference"],
+    parts: Sequence[str],
     notes: Sequence[str],
+    inexact: Sequence[str],
     *,
-    lr: float,
+    state: "TrainState",
 ) -> None:
-    """From where a run goes on, what differs from what was saved, and what is not as it was."""
-    at = checkpoint.progress
+    """From where a run goes on, with what, what differs from what was saved, and what is not as it was.
+
+    `parts` are what was restored, `notes` what was not; because of `inexact` the numbers may be other ones.
+    """
+    at = state.progress
     tell(console, f"resumed from {short(checkpoint.path)}")
-    tell(console, f"at {position(at.step, at.epoch, at.batch)}, learning rate {lr:.6g}")
+    tell(console, f"at {position(at.step, at.epoch, at.batch)}, learning rate {state.lr:.6g}")
+    tell(console, f"restored: {', '.join(parts)}")
     if differences:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("differs", "saved", "now", "which"):
@@ -151,6 +157,10 @@ def resumed(
         console.print(table, highlight=False)
     for note in notes:
         tell(console, f"not as it was: {note}")
+    for cause in inexact:
+        tell(console, f"not exact: {cause}")
+    if inexact:
+        tell(console, "so the numbers from here on may not be, bit for bit, those of one uninterrupted run")
 
 
 def end(

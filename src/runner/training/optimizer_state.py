@@ -12,6 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+_HOW = ("foreach", "fused", "capturable", "differentiable")
+"""Settings of a group that say how it is computed, not what: a matter of this machine, and of how it was built."""
+_KEPT_FOR = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg", "momentum": "momentum_buffer"}
+"""What torch's optimizers keep for each parameter because of a setting, and expect to find once they have begun."""
+
 
 def qualified_name(value: object) -> str:
     """The import path of the class of `value`."""
@@ -65,6 +70,12 @@ def same_groups(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]
     return len(live) == len(then) and all(before.get(name, i) == i for i, names in enumerate(live) for name in names)
 
 
+def rates(saved: Mapping[str, Any]) -> list[float]:
+    """The learning rate of each group in what `capture` gave."""
+    groups = saved["own"].get("param_groups", []) if "own" in saved else saved["groups"]
+    return [float(group["lr"]) for group in groups if "lr" in group]
+
+
 def restore(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
     """Load what `capture` gave into `optimizer`, each tensor with its own dtype; returns a line for what was left out.
 
@@ -76,14 +87,24 @@ def restore(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) ->
         return []
     notes = []
     if same_groups(optimizer, model, saved):
-        for live, old in zip(optimizer.param_groups, saved["groups"], strict=True):
-            live.update({key: value for key, value in old.items() if key != "params"})
+        restore_settings(optimizer, saved)
     else:
         notes.append("the settings of the optimizer's groups: they hold other parameters now")
-    state, left_out = _state_of(optimizer, model, saved)
+    return notes + restore_state(optimizer, model, saved)
+
+
+def restore_settings(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give each group the settings that it had, learning rate included. Only where the groups are the same."""
+    for live, old in zip(optimizer.param_groups, saved["groups"], strict=True):
+        live.update({key: value for key, value in old.items() if key not in ("params", *_HOW)})
+
+
+def restore_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+    """Give each parameter the state that it had, under the settings that its group has now; returns what was not."""
+    state, notes = _state_of(optimizer, model, saved)
     # As Optimizer.load_state_dict does, but without its cast of every state to the dtype of the parameter.
     optimizer.__setstate__({"state": state, "param_groups": optimizer.param_groups})
-    return notes + left_out
+    return notes
 
 
 def _state_of(
@@ -95,22 +116,32 @@ def _state_of(
     names = _names(model)
     if isinstance(optimizer, LBFGS) and _names_by_group(optimizer, names) != [then]:
         return state, ["the optimizer's state: LBFGS keeps one for all parameters together, and they are others now"]
-    notes = []
-    live = {
-        names[parameter]: (parameter, bool(group.get("fused") or group.get("capturable")))
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+    notes, added = [], set()
+    live = {names[parameter]: (parameter, group) for group in optimizer.param_groups for parameter in group["params"]}
     for name, values in saved["state"].items():
-        if name in live:
-            parameter, counts_on_device = live[name]
-            state[parameter] = {
-                key: _placed(value, parameter, on_device=key != "step" or counts_on_device)
-                for key, value in values.items()
-            }
-        else:
+        if name not in live:
             notes.append(f"the optimizer's state of {name!r}: it trains no such parameter now")
-    return state, notes
+            continue
+        parameter, group = live[name]
+        counts_on_device = bool(group.get("fused") or group.get("capturable"))
+        state[parameter] = {
+            key: _placed(value, parameter, on_device=key != "step" or counts_on_device) for key, value in values.items()
+        }
+        if isinstance(optimizer, LBFGS):
+            _fit_history(state[parameter], group["history_size"])
+        for setting, key in _KEPT_FOR.items():
+            if values and group.get(setting) and key not in values:
+                state[parameter][key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                added.add(f"the optimizer's {key}: the checkpoint has none; with {setting} it starts from zero")
+    return state, [*notes, *sorted(added)]
+
+
+def _fit_history(values: dict[str, Any], size: int) -> None:
+    """LBFGS remembers so many of its last steps; what it has room for is set up but once."""
+    if len(values.get("al", ())) not in (0, size):
+        del values["al"]
+        for key in ("old_dirs", "old_stps", "ro"):
+            values[key] = values[key][-size:]
 
 
 def _names(model: nn.Module) -> dict[nn.Parameter, str]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from runner.errors import ResumeError
 from runner.records import Progress
 from runner.training.optimizer_state import qualified_name
 
@@ -101,12 +102,16 @@ class OneCycle:
 class CurveScheduler:
     """Sets the learning rates of `optimizer` by a closed form, at the times that `trainer.schedule` says.
 
-    Its state is the step `at` which it did so last; each group holds its own `initial_lr`.
+    Its state is the step `at` which it did so last; each group holds its own `initial_lr`. `steps_per_epoch` is for a
+    curve whose length was counted in epochs: where a resume changes it, by another batch size say, the curve goes on
+    at the same share of its epochs, and the training is `ahead` of it from then on, by so many steps.
     """
 
-    def __init__(self, optimizer: Optimizer, curve: Curve) -> None:
+    def __init__(self, optimizer: Optimizer, curve: Curve, *, steps_per_epoch: int | None = None) -> None:
         self.optimizer = optimizer
         self.curve = curve
+        self.steps_per_epoch = steps_per_epoch
+        self.ahead = 0
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.set(0)
@@ -119,7 +124,7 @@ class CurveScheduler:
     def set(self, step: int) -> None:
         """Set the learning rates for the step after `step` finished ones."""
         self.at = step
-        factor = self.curve.factor(step)
+        factor = self.curve.factor(step - self.ahead)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -131,17 +136,31 @@ class CurveScheduler:
         self.set(progress.step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at}
+        return {"at": self.at, "ahead": self.ahead, "steps_per_epoch": self.steps_per_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.set(state["at"])
+        self.catch_up(state)
+
+    def catch_up(self, state: Mapping[str, Any]) -> None:
+        """Go on where the one that gave `state` stood. What a curve is follows from its settings alone."""
+        # The first checkpoints knew the step alone.
+        at, then = state["at"], state.get("steps_per_epoch")
+        self.ahead = 0
+        if self.steps_per_epoch is not None and then is not None:
+            self.ahead = at - recounted(at - state["ahead"], then, self.steps_per_epoch)
+        self.set(at)
 
 
 class TorchScheduler:
-    """One of torch's own schedulers, which counts for itself and keeps its own horizon."""
+    """One of torch's own schedulers, which counts for itself and keeps its own horizon.
 
-    def __init__(self, scheduler: LRScheduler) -> None:
+    `filled_in` are the lengths that it got from the runner. `steps_per_epoch` is among them where they were counted in
+    epochs.
+    """
+
+    def __init__(self, scheduler: LRScheduler, *, filled_in: Mapping[str, int] | None = None) -> None:
         self.scheduler = scheduler
+        self.filled_in = dict(filled_in or {})
 
     @property
     def kind(self) -> str:
@@ -159,12 +178,64 @@ class TorchScheduler:
         """It counts for itself, from 0, as it was built."""
 
     def state_dict(self) -> dict[str, Any]:
-        return self.scheduler.state_dict()
+        own = self.scheduler.state_dict()
+        return own | {"filled_in": self.filled_in} if self.filled_in else own
+
+    def fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether the one that gave `state` got the same lengths from the runner."""
+        return bool(self.filled_in == state.get("filled_in", {}))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.scheduler.load_state_dict(dict(state))
-        # Its optimizer has stepped, in the attempt before; otherwise torch warns of a wrong order (torch 2.13).
+        self.scheduler.load_state_dict({key: value for key, value in state.items() if key != "filled_in"})
+        self._note_stepped()
+
+    def catch_up(self, state: Mapping[str, Any]) -> None:
+        """Go on as far along as the one that gave `state`, with the settings that this one was built with.
+
+        It takes the steps anew, from the learning rates with which it was built: what a setting changes inside of a
+        scheduler, in one made of others or in a function of the user, only the scheduler itself knows. One that
+        follows a score keeps what it has seen. Raises ResumeError if it cannot come that far.
+        """
+        self._note_stepped()
+        live = self.scheduler
+        if isinstance(live, ReduceLROnPlateau):
+            live.last_epoch, live.cooldown_counter = state["last_epoch"], state["cooldown_counter"]
+            if live.mode == state["mode"]:
+                live.best, live.num_bad_epochs = state["best"], state["num_bad_epochs"]
+            return
+        count = _steps_in(state)
+        then, now = (filled.get("steps_per_epoch") for filled in (state.get("filled_in", {}), self.filled_in))
+        if then is not None and now is not None:
+            count = recounted(count, then, now)
+        try:
+            for _ in range(count):
+                live.step()
+        except ValueError as error:
+            raise ResumeError(
+                f"scheduler: {self.kind} cannot go on after {count} steps with these settings ({error}); "
+                "set others, or type +reset=[scheduler] to begin anew"
+            ) from error
+
+    def _note_stepped(self) -> None:
+        # The optimizer has stepped, in the attempt before; otherwise torch warns of a wrong order (torch 2.13).
         vars(self.scheduler.optimizer)["_opt_called"] = True
 
 
 Scheduler = CurveScheduler | TorchScheduler
+
+
+def recounted(steps: int, then: int, now: int) -> int:
+    """So many steps of epochs that had `then` steps, in epochs that have `now`: the same share of the training."""
+    return (steps * now + then // 2) // then
+
+
+def _steps_in(state: Mapping[str, Any]) -> int:
+    """How many steps one of torch's schedulers has taken; one that is chained of others does not count for itself."""
+    while "last_epoch" not in state and state.get("_schedulers"):
+        state = state["_schedulers"][0]
+    if "last_epoch" not in state:
+        raise ResumeError(
+            "scheduler: its saved state does not say after how many steps it was (`last_epoch`), so that it cannot go "
+            "on with other settings; leave those out, or type +reset=[scheduler] to begin anew"
+        )
+    return int(state["last_epoch"])
