@@ -239,14 +239,17 @@ def _records(directory: Path) -> list[dict[str, Any]]:
 def _differences(whole: Path, killed: Path) -> list[str]:
     """What the killed run has not as the uninterrupted one has it.
 
-    It may have more: what it was resumed from last is never removed, and a step that was saved when a signal came, not
-    evaluated yet, is saved once more under a second name when its evaluation is the best.
+    It may have other checkpoints: one that was saved when a signal came is one of the last that are kept, what it was
+    resumed from last is never removed, and a step that was saved then, not evaluated yet, is saved once more under a
+    second name when its evaluation is the best. The last step must be there, and what both have must be the same.
     """
-    found = _checkpoints(killed)
+    expected, found = _checkpoints(whole), _checkpoints(killed)
     wrong = []
-    for name, files in _checkpoints(whole).items():
+    for name, files in expected.items():
         same_step = [there for other, there in found.items() if other == name or other.startswith(f"{name}-")]
-        if files not in same_step:
+        if not same_step:
+            wrong += [f"{name}: is not there"] if name == max(expected) else []
+        elif files not in same_step:
             unequal = [file for file in COMPARED if all(files[file] != there[file] for there in same_step)]
             wrong.append(f"{name}: {', '.join(unequal) or 'no checkpoint has all of its files'} differ")
     if _records(whole) != _records(killed):
