@@ -243,3 +243,37 @@ def test_a_part_between_attempts_with_the_same_config_is_one_part(own: Short) ->
     runner.run(["+resume=here@step=3"])
     runner.run(["+resume=here", "trainer.max_steps=8", "trainer.max_epochs=2"])
     assert verdict(1, to=4).deviation is None
+
+
+STOPPER = """
+import os, signal
+from pathlib import Path
+from runner.records import Evaluating
+
+class Stopper:
+    '''Asks once for an end while the split is evaluated.'''
+
+    def observe(self, record):
+        if isinstance(record, Evaluating) and not Path("stopped").exists():
+            Path("stopped").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self):
+        pass
+"""
+
+
+def test_a_checkpoint_from_before_an_evaluation_that_was_broken_off_is_reached(own: Short, tmp_path: Path) -> None:
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    run = own("+observers.stopper._target_=stopper.Stopper")
+    assert (run.outcome, run.checkpoint().step, run.checkpoint().progress.evaluated_step) == ("stopped", 5, 0)
+    assert verdict(3, to=5).deviation is None
+    runner.run(["+resume=here", "trainer.max_epochs=2"])
+    found = verdict(5, to=10)
+    assert (found.deviation, found.evaluations) == (None, 1)
+
+
+def test_a_run_that_was_moved_is_compared_where_it_is(own: Short, tmp_path: Path) -> None:
+    own()
+    (tmp_path / "here").rename(tmp_path / "there, 1=a")
+    assert verify(one_stretch(RunDir.open(Path("there, 1=a")), None, None)).deviation is None

@@ -261,8 +261,8 @@ class _Taken:
         last = self.stretch.last
         if last is None:
             return isinstance(record, Step) and record.progress.step >= self.stretch.end
-        if record.progress.samples < last.progress.samples:
-            return False
+        if record.progress.samples != last.progress.samples:
+            return record.progress.samples > last.progress.samples
         # A checkpoint that was saved while its evaluation was broken off holds a state from before that.
         evaluated = last.progress.evaluated_step == last.step
         return isinstance(record, Evaluation if evaluated else Step)
