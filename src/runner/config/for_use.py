@@ -9,9 +9,14 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from runner.checkpoint.handle import Checkpoint
+from runner.config.composing import Composition, compose, parse
 from runner.config.documents import BUILT, COMPOSED, SavedConfig, resolved, saved_config
+from runner.config.fitting import fitted
 from runner.config.interpolation import Path, dotted, leaves, replaced
+from runner.config.own_targets import check_own
+from runner.config.saved_primary import NAME, saved_as_primary
 from runner.config.secrets import REDACTED
+from runner.config.sources import Sources, config_loader
 from runner.config.targets import problems_of, target_nodes
 from runner.config.words import Words, split_words
 from runner.errors import ConfigError, FormatError
@@ -47,12 +52,11 @@ def config_for_use(
         # What is built is this one, with what came from the environment and from elsewhere in the file.
         check_targets(config, trusted=trusted, memory=memory, where=str(where))
     else:
-        # Here, because composing takes all of Hydra, and most uses change nothing.
-        from runner.config.own_targets import check_own
-        from runner.config.sources import Sources
-
-        config = _resolved(_with_overrides(checkpoint, overrides), keys, where)
+        composition = _with_overrides(checkpoint, overrides)
+        config = _resolved(composition.config.composed, keys, where)
         check_own(config, overrides, trusted=trusted, memory=memory, sources=Sources(), where=where)
+        # After that, because it imports the targets that were typed.
+        config = _resolved(fitted(composition)[0].composed, keys, where)
     problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
@@ -66,12 +70,8 @@ def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: FilePath) -
         raise FormatError(f"{where}/{error}") from error
 
 
-def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
-    """The saved config, unresolved, with overrides on top. ConfigError with every one that has no place in it."""
-    from runner.config.composing import compose, parse
-    from runner.config.saved_primary import NAME, saved_as_primary
-    from runner.config.sources import Sources, config_loader
-
+def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> Composition:
+    """The saved config with overrides on top. ConfigError with every one that has no place in it."""
     saved = saved_config(checkpoint.document(COMPOSED), checkpoint.document(BUILT), where=checkpoint.path)
     loader = config_loader(Sources())
     typed = parse(overrides, loader)
@@ -82,7 +82,7 @@ def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> dict[st
     composition = compose(primary.line, sources=Sources(config_name=NAME), draw_seed=lambda: 0)
     if primary.problems or not composition.whole:
         raise ConfigError([*primary.problems, *composition.problems])
-    return composition.config.composed
+    return composition
 
 
 def _following(saved: SavedConfig) -> dict[str, Any]:

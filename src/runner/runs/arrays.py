@@ -65,7 +65,7 @@ def _read_csv(file: Path) -> tuple[Array, tuple[str, ...]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no UTF-8 text ({error.reason} at byte {error.start}); wanted numbers") from error
     try:
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         numbered = [(rows.line_num, row) for row in rows if row]
     except csv.Error as error:
         raise DataError(
