@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from runner.data.batches import Batches
+    from runner.data.batches import AnyBatches
     from runner.data.data import Data
-    from runner.data.loader_batches import LoaderBatches
 
 T = TypeVar("T")
 
@@ -79,7 +78,7 @@ def evaluation_batches(
     device: "torch.device",
     seed: int,
     world: World,
-) -> "Batches | LoaderBatches":
+) -> "AnyBatches":
     """The batches of a split of `data` that an evaluation reads: all of it, in its own order."""
     from runner.data.batches import make_batches
 
