@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from runner.data.batches import Batches
+    from runner.data.batches import AnyBatches
     from runner.data.data import Data
-    from runner.data.loader_batches import LoaderBatches
     from runner.training.objective import Objective
 
 KEYS = ("model", "data", "objective", "trainer", "runtime", "seed")
@@ -145,7 +144,7 @@ class _Built:
         data = build_data(config)
         return cls(model, data, instantiate(config["objective"], "objective"), device)
 
-    def batches(self, split: str, settings: EvaluationSettings, checkpoint: Checkpoint) -> "Batches | LoaderBatches":
+    def batches(self, split: str, settings: EvaluationSettings, checkpoint: Checkpoint) -> "AnyBatches":
         samples = getattr(self.data, split)
         if samples is None:
             there = [name for name in PREFIXES if getattr(self.data, name) is not None]
