@@ -143,6 +143,76 @@ def test_settings_deep_inside_of_a_scheduler_are_overridden_too(resumed) -> None
     assert "the learning rate: 0.003 when it was saved, 0.001 now, as the config asks" in said
 
 
+def test_a_batch_size_that_is_changed_in_an_epoch_leaves_no_sample_out(short, messages) -> None:
+    short(CONSTANT, *OPTIONS, "trainer.max_steps=3")
+    run = runner.run(["+resume=here", "trainer.max_steps=null", "data.batch_size=100"])
+    said = (
+        "not as it was: the position: batch 3 of 256 samples is batch 7 of 100; samples that are trained on again: 68"
+    )
+    assert said in messages()
+    assert "at step 3, epoch 1, batch 7, learning rate 0.003" in messages()
+    # Of 13 batches, 6 are left.
+    assert run.checkpoint().progress.step == 9
+    assert run.checkpoint().progress.samples == 3 * 256 + 1259 - 7 * 100
+
+
+def test_accumulation_that_is_changed_in_an_epoch_has_nothing_to_convert(short, messages) -> None:
+    short(CONSTANT, *OPTIONS, "trainer.max_steps=3")
+    run = runner.run(["+resume=here", "trainer.max_steps=null", "trainer.accumulate=2"])
+    assert not [line for line in messages() if line.startswith("not as it was")]
+    assert (run.checkpoint().progress.step, run.checkpoint().progress.samples) == (4, 1259)
+
+
+def test_a_schedule_goes_on_at_its_share_of_the_epochs_when_the_batches_are_others(short, messages) -> None:
+    short("scheduler.warmup=0", "trainer.max_epochs=2", *OPTIONS)
+    run = runner.run(["+resume=here@step=5", "data.batch_size=128"])
+    assert not [line for line in messages() if "learning rate:" in line]
+    rates = {record["step"]: record["lr"] for record in run.records if record["event"] == "step"}
+    assert (rates[6], max(rates)) == (1.5e-3, 15)  # Half-way down the cosine; 10 steps are left of 20.
+    assert run.checkpoint().metrics["lr"] == 0
+
+
+@pytest.mark.parametrize("word", ["+reset=[optimizer,scheduler,averaged,position,best]", "+reset=optimizer"])
+def test_parts_are_reset_by_their_names(resumed, word: str) -> None:
+    state, said = resumed([CONSTANT, "trainer.ema_decay=0.9"], [word])
+    assert {float(values["step"]) for values in state["optimizer"]["state"].values()} == {1.0}
+    assert "the optimizer's state begins anew, as +reset=[optimizer] asks" in said
+    assert len([line for line in said if "+reset=[" in line]) == word.count(",") + 1
+
+
+def test_a_part_that_cannot_be_reset_is_refused_with_those_that_can(short) -> None:
+    short(*OPTIONS)
+    with pytest.raises(runner.ConfigError) as caught:
+        runner.run(["+resume=here", "+reset=[momentum]"])
+    assert str(caught.value) == (
+        "+reset=[momentum]: wanted one of optimizer, scheduler, scaler, averaged, position, best, early_stopping, "
+        "generators, objective"
+    )
+
+
+DATA = """
+import torch, runner
+def blobs(samples):
+    y = torch.arange(samples) % 10
+    return runner.Data(torch.utils.data.TensorDataset(torch.randn(samples, 64), y))
+"""
+
+
+def test_data_without_a_fingerprint_are_known_by_their_number(short, messages, tmp_path: Path) -> None:
+    (tmp_path / "blobs.py").write_text(DATA)
+    quiet = ("monitor=null", "trainer.evaluate.every_epochs=null", "checkpoint.keep.best=null")
+    short(
+        CONSTANT, *OPTIONS, *quiet, "data._target_=blobs.blobs", "+data.samples=1000", "trainer.max_steps=2",
+        "checkpoint.save.on_improvement=false", "model.in_features=64",
+    )  # fmt: skip
+    facts = runner.Checkpoint.open("here").manifest.facts
+    assert (facts["data"], facts["samples"], facts["world"]) == (None, {"train": 1000}, 1)
+    runner.run(["+resume=here", "trainer.max_steps=3", "data.samples=1100"])
+    assert "not exact: samples of train: 1000 then, 1100 now" in messages()
+    said = "the unfinished epoch: the data have 1100 samples, and had 1000, so that it goes on in another order; "
+    assert f"not as it was: {said}some samples come twice in it, others not at all" in messages()
+
+
 def test_newer_checkpoints_are_set_aside_and_named(resumed, tmp_path: Path) -> None:
     _, said = resumed([CONSTANT], [])
     assert any(line.startswith("step-000000010: newer than what is resumed") for line in said)

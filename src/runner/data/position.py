@@ -39,8 +39,8 @@ def converted(done: int, then: Cut, now: Cut) -> tuple[int, list[str]]:
     batch, again = divmod(samples, now.batch_size)
     notes = []
     if now.batch_size != then.batch_size:
-        line = f"the position: {done} batches of {then.batch_size} samples are {batch} of {now.batch_size}"
-        notes.append(line + (f"; {again} samples are trained on again" if again else ""))
+        line = f"the position: batch {done} of {then.batch_size} samples is batch {batch} of {now.batch_size}"
+        notes.append(line + (f"; samples that are trained on again: {again}" if again else ""))
     causes = [
         text
         for text, differs in (

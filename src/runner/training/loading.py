@@ -185,8 +185,8 @@ class _Loading:
         if "position" in self.reset:
             state.progress = replace(at, batch=0)
             if at.batch:
-                again = f"epoch {at.epoch + 1} begins again with its first batch"
-                self._left("position", f"the position: {at.batch} batches were done", again)
+                done = "1 batch" if at.batch == 1 else f"{at.batch} batches"
+                self._left("position", "the unfinished epoch", f"begins again, after {done}")
             else:
                 self._nothing_in("position", "no epoch was unfinished")
             return
