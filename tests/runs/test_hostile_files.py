@@ -184,6 +184,58 @@ def test_a_hostile_model_is_refused_when_loaded_and_nothing_of_it_is_executed(
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        "a shell",
+        "a class of a module that acts when imported",
+        "a hub through a module of torch.nn",
+        "a run of this package",
+        "inside a module",
+        "an interpolated name",
+        "a node out of a text",
+        "a node out of the environment",
+        "a node in the disguise of its items",
+        "a model in the disguise of its items",
+        "no target",
+    ],
+)
+def test_a_hostile_model_is_refused_with_overrides_on_top_too(
+    kind: str, forged: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = forged(put(model=HOSTILE[kind]))
+    before = sorted(tmp_path.iterdir())
+    for override in ("trainer.log_every=7", "+model.more=1"):
+        with pytest.raises(RunnerError):
+            runner.load(run, overrides=[override])
+    assert sorted(tmp_path.iterdir()) == before
+    assert not [name for name in sys.modules if name.startswith("canar")]
+
+
+@pytest.mark.parametrize("place", ["data", "objective", "model"])
+def test_a_hostile_node_is_refused_when_evaluated(place: str, forged: Callable[..., Path], tmp_path: Path) -> None:
+    from runner.runs.evaluating import evaluate_checkpoint
+
+    for kind in ("a class of a module that acts when imported", "a shell"):
+        run = forged(put(**{place: HOSTILE[kind]}))
+        before = sorted(tmp_path.iterdir())
+        for overrides in ([], ["trainer.log_every=7"]):
+            with pytest.raises(TrustError, match=place):
+                evaluate_checkpoint(runner.Checkpoint.open(run), overrides)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_config_that_means_hydra_is_refused_when_a_model_is_loaded_with_overrides(
+    forged: Callable[..., Path], tmp_path: Path
+) -> None:
+    for kind in ("a callback in the config", "a launcher in the config", "a defaults list in the config"):
+        run = forged(SMUGGLED[kind])
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(runner.FormatError, match="which is Hydra's own; use another checkpoint"):
+            runner.load(run, overrides=["model.dropout=0"])
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
     ("place", "kind"),
     [
         ("model", "a class of a module that acts when imported"),

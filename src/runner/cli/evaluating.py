@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from runner.cli import tables
@@ -60,6 +59,9 @@ def evaluate(
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int | None], Callable[[], None]]]:
     """A bar on standard error while something goes on inside, gone afterwards; none where that is no terminal."""
+    # Here, because the other commands have no bar, and are to start at once.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
