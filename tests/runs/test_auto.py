@@ -123,6 +123,22 @@ def test_where_every_checkpoint_is_damaged_nothing_is_begun() -> None:
     assert len(run_dirs()) == 1 and leftovers() == []
 
 
+def test_beside_a_run_that_cannot_be_read_none_is_begun_anew_if_that_one_has_saved_something() -> None:
+    run = runner.run(AUTO).directory
+    (run / "run.json").write_text("")
+    with pytest.raises(ResumeError) as caught:
+        runner.run(AUTO)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"+resume=auto: {run}/run.json: damaged (")
+    assert second == (
+        f"{run}: may be the run of this config, which is not begun anew beside it; mend it, or move it elsewhere"
+    )
+    assert leftovers() == [] and len(list(Path("outputs").glob("*/*"))) == 1
+    # Torn when it was claimed, it has nothing that could be lost.
+    shutil.rmtree(run / "checkpoints")
+    assert runner.run(AUTO).directory != run
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -24,9 +24,28 @@ def no_seed() -> int:
 
 
 def run_of(identity: str, composition: Composition) -> Named | None:
-    """The run of this identity that is meant: the newest that began training. None if there is none."""
-    runs = (run for run in _runs(composition) if run.identity == identity)
-    return newest(sorted(runs, key=lambda run: run.created))
+    """The run of this identity that is meant: the newest that began training. None if there is none.
+
+    ResumeError where that cannot be told, because a run that has checkpoints cannot be read.
+    """
+    runs = sorted((run for run in _runs(composition) if run.identity == identity), key=lambda run: run.created)
+    if not runs:
+        _check_all_read(composition)
+    return newest(runs)
+
+
+def _check_all_read(composition: Composition) -> None:
+    """What was torn when it was claimed is no hindrance; no new run begins beside one that has saved something."""
+    for place in _places(composition):
+        for file in [*place.glob("run.json"), *place.glob("*/run.json"), *place.glob("*/*/run.json")]:
+            try:
+                RunDir.open(file.parent)
+            except ResumeError as error:
+                if any(file.parent.glob("checkpoints/*")):
+                    raise ResumeError(
+                        f"+resume=auto: {error}\n{file.parent}: may be the run of this config, which is not begun anew "
+                        "beside it; mend it, or move it elsewhere"
+                    ) from error
 
 
 def why_none(config: Config, name: str, composition: Composition) -> str:
