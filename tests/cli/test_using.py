@@ -71,7 +71,7 @@ def test_evaluate_with_other_values_says_with_which(trained: Path, launch: Launc
     assert done.returncode == 0, done.stderr
     assert "with data.evaluation_batch_size=9 runtime.threads=2\n" in done.stdout
     assert "recorded is what the training measured, with its own config and weights\n" in done.stdout
-    assert "threads: 1 then, 2 now" in done.stdout
+    assert "not as it was: threads: 1 then, 2 now\n" in done.stdout
     said = json.loads(launch(["evaluate", "a run", "--json"], trained, script="runs").stdout)
     assert said["equal"] is True and said["split"] == "validation" and said["overrides"] == []
     assert said["metrics"] == said["recorded"]

@@ -1,5 +1,6 @@
 """What a checkpoint scores, measured again: the numbers of the training, bit for bit, or what speaks against that."""
 
+import importlib
 import json
 import random
 import shutil
@@ -202,6 +203,18 @@ def test_what_is_not_as_it_was_is_said(short: Short) -> None:
     measured = evaluate_checkpoint(run.checkpoint(), ["runtime.threads=2"])
     assert torch.get_num_threads() == before
     assert any(line.startswith("threads: 1 then, 2 now") for line in measured.not_exact)
+
+
+def test_code_that_has_changed_since_is_named(short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = short(*KEEP, "data._target_=own_parts.loader")
+    (tmp_path / "own_parts.py").write_text(OWN.replace("shuffle=True", "shuffle=False"))
+    monkeypatch.delitem(sys.modules, "own_parts")
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    measured = evaluate_checkpoint(run.checkpoint())
+    assert measured.equal is False
+    kept = run.directory / "code" / "001" / "source" / "own_parts.py"
+    assert measured.not_exact == (f"own_parts.py: has changed since; what was trained with is {kept}",)
 
 
 def test_nothing_is_drawn_and_nothing_of_the_run_is_written(short: Short) -> None:

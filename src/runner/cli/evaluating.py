@@ -93,13 +93,14 @@ def _show(console: Console, measured: "Measured") -> None:
         console.print(Text("equal, bit for bit, to what the training recorded", style="bold green"))
         return
     if measured.equal is False:
-        console.print(Text("not what the training recorded", style="bold yellow"))
+        more = "" if measured.not_exact else "; something has changed that nobody took note of: a file, or code"
+        console.print(Text(f"not what the training recorded{more}", style="bold yellow"), soft_wrap=True)
     elif measured.recorded:
         print("recorded is what the training measured, with its own config and weights")
     else:
         print(f"the checkpoint carries no scores of the {measured.split} split to compare with")
     for line in measured.not_exact:
-        console.print(Text(tables.printable(line)), soft_wrap=not console.is_terminal)
+        console.print(Text(tables.printable(f"not as it was: {line}")), soft_wrap=not console.is_terminal)
 
 
 def _print_json(measured: "Measured") -> None:

@@ -16,6 +16,7 @@ from runner.records import World
 from runner.runs import provenance
 from runner.runs.environment import process_settings
 from runner.runs.load import fit_weights
+from runner.runs.source_code import changed_source
 from runner.training import generators
 from runner.training.evaluate import PREFIXES, EvaluationBatches, measure
 from runner.training.module_state import load_transient
@@ -106,7 +107,7 @@ def evaluate_checkpoint(
         finally:
             batches.close()
         assert metrics is not None, "nothing interrupts it"
-        facts = {**provenance.software(), **provenance.hardware(built.device), "data": built.data.fingerprint}
+        not_exact = _not_exact(checkpoint, built)
     return Measured(
         checkpoint=checkpoint,
         split=split,
@@ -116,9 +117,16 @@ def evaluate_checkpoint(
         metrics=metrics,
         recorded={name: checkpoint.metrics[name] for name in metrics if name in checkpoint.metrics},
         as_trained=not split_words(overrides)[1] and used == usual,
-        not_exact=tuple(provenance.not_exact(checkpoint.manifest.facts, facts)),
+        not_exact=tuple(not_exact),
         seconds=time.perf_counter() - began,
     )
+
+
+def _not_exact(checkpoint: Checkpoint, built: "_Built") -> list[str]:
+    then = checkpoint.manifest.facts
+    now = {**provenance.software(), **provenance.hardware(built.device), "data": built.data.fingerprint}
+    run = next((above for above in checkpoint.path.parents if (above / "run.json").exists()), None)
+    return provenance.not_exact(then, now) + ([] if run is None else changed_source(run / str(then.get("code"))))
 
 
 def _usual_weights(settings: EvaluationSettings) -> str:
