@@ -139,6 +139,77 @@ def test_killed_and_resumed_run_ends_in_the_bytes_of_the_uninterrupted_one(
     assert scores(run) == scores(uninterrupted)
 
 
+OPTIMIZERS = {
+    "adamw": [],
+    "sgd": ["optimizer=sgd", "optimizer.nesterov=true"],
+    "adagrad": ["optimizer=sgd", "optimizer._target_=torch.optim.Adagrad"],
+    "groups": ['optimizer.groups=[{match:"*.bias",weight_decay:0,lr:0.01}]', "optimizer.fused=false"],
+}
+SCHEDULERS = {
+    "cosine": [],
+    "plateau": ["scheduler=plateau", "scheduler.patience=0"],
+    "one_cycle": ["scheduler=one_cycle"],
+    "step": ["scheduler=step", "scheduler.every_epochs=1", "trainer.schedule=epoch"],
+}
+PAIRS = [
+    # kind, step, optimizer, scheduler, workers and those of the resume, precision, asynchronous
+    ("training", 14, "groups", "plateau", (0, 4), "fp16", True),
+    ("evaluating", 3, "adagrad", "one_cycle", (1, 0), "bf16", False),
+    ("step", 7, "sgd", "step", (4, 1), "fp32", True),
+    ("saved", 8, "adamw", "plateau", (1, 4), "bf16", True),
+    ("fsync", 11, "groups", "one_cycle", (4, 0), "fp32", False),
+    ("training", 22, "sgd", "cosine", (1, 0), "bf16", False),
+    ("evaluating", 2, "groups", "step", (0, 1), "fp32", True),
+    ("step", 8, "adagrad", "plateau", (4, 4), "fp16", False),
+    ("saved", 6, "sgd", "one_cycle", (0, 1), "fp16", False),
+    ("fsync", 17, "adagrad", "cosine", (0, 4), "bf16", True),
+    ("step", 3, "adamw", "one_cycle", (1, 1), "fp32", True),
+    ("evaluation", 8, "sgd", "plateau", (4, 0), "fp32", True),
+    ("training", 5, "adagrad", "step", (1, 4), "fp32", True),
+    ("fsync", 9, "adamw", "step", (0, 0), "fp16", True),
+]
+"""A sample in which most pairs of values meet; the whole of it takes minutes."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "optimizer", "scheduler", "workers", "precision", "asynchronous"),
+    [*PAIRS[:2], *(pytest.param(*row, marks=pytest.mark.long) for row in PAIRS[2:])],
+)
+def test_whatever_is_trained_a_killed_run_ends_in_the_bytes_of_the_uninterrupted_one(
+    launch,
+    tmp_path: Path,
+    kind: str,
+    step: int,
+    optimizer: str,
+    scheduler: str,
+    workers: tuple[int, int],
+    precision: str,
+    asynchronous: bool,
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    more = [
+        *OPTIMIZERS[optimizer],
+        *SCHEDULERS[scheduler],
+        f"trainer.precision={precision}",
+        "trainer.nonfinite=skip",
+        f"checkpoint.asynchronous={str(asynchronous).lower()}",
+    ]
+    if optimizer == "adagrad":
+        more += ["~optimizer.momentum", "~optimizer.nesterov"]
+    succeeded(launch([*EXPERIMENT, *more], whole))
+    done = killed_at(launch, broken, kind, step, signal.SIGKILL, [*more, f"runtime.workers={workers[0]}"])
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    succeeded(launch(["+resume=latest", f"runtime.workers={workers[1]}"], broken))
+    runs = only_run(whole), only_run(broken)
+    last = sorted(path.name for path in (runs[0] / "checkpoints").glob("step-*"))[-1]
+    ends = [tensor_files(run / "checkpoints" / last) for run in runs]
+    assert ends[0] == ends[1]
+    assert losses(runs[0]) == losses(runs[1])
+    assert scores(runs[0]) == scores(runs[1])
+
+
 LOUD = '''
 from runner.models.mlp import MLP
 
