@@ -133,6 +133,15 @@ def test_several_processes_are_refused_before_anything_is_made(
     assert short("trainer.max_steps=1").outcome == "finished"
 
 
+def test_a_refused_launch_leaves_a_typed_directory_with_other_files_as_it_was(short, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "notes.txt").write_text("mine")
+    with pytest.raises(runner.DataError, match="less than one batch"):
+        short("hydra.run.dir=here", "data.batch_size=100000", "data.drop_last=true")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["notes.txt"]
+    assert short("hydra.run.dir=here", "trainer.max_steps=1").outcome == "finished"
+
+
 def test_a_run_that_stopped_early_goes_on_only_when_that_is_changed(short) -> None:
     early = [
         "trainer.max_epochs=20",

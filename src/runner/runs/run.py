@@ -220,14 +220,16 @@ def _released(lock: RunLock) -> Iterator[None]:
 
 @contextmanager
 def _gone_if_refused(run: RunDir) -> Iterator[None]:
-    """Remove the run's directory if a launch inside is refused that made it, and nothing else was in it."""
+    """Take back the claim of a launch that is refused inside; its directory too, if nothing else was in it."""
     in_sweep = (run.path.parent / "multirun.yaml").exists()
-    only_claimed = not in_sweep and {path.name for path in run.path.iterdir()} == {"run.json", "run.lock"}
+    others = {path.name for path in run.path.iterdir()} - {"run.json", "run.lock"}
+    only_claimed = others.isdisjoint(path.name for path in (run.attempts_file, run.hydra, run.checkpoints))
     try:
         yield
     except RunnerError as error:
-        if only_claimed and error.refused:
-            shutil.rmtree(run.path, ignore_errors=True)
+        if only_claimed and not in_sweep and error.refused:
+            shutil.rmtree(run.checkpoints if others else run.path, ignore_errors=True)
+            run.take_back()
             with suppress(OSError):
                 run.path.parent.rmdir()
         raise
