@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import runner
+from runner.training.schedule import Cosine
 
 OPTIONS = ("checkpoint.keep.last=null", "checkpoint.keep.best=null", "hydra.run.dir=here")
 TORCH = "scheduler._target_=torch.optim.lr_scheduler."
@@ -170,6 +171,17 @@ def test_a_schedule_goes_on_at_its_share_of_the_epochs_when_the_batches_are_othe
     rates = {record["step"]: record["lr"] for record in run.records if record["event"] == "step"}
     assert (rates[6], max(rates)) == (1.5e-3, 15)  # Half-way down the cosine; 10 steps are left of 20.
     assert run.checkpoint().metrics["lr"] == 0
+
+
+def test_a_schedule_ends_with_the_training_whatever_it_was_counted_in_before(short, messages) -> None:
+    # In steps at first, 3 of them; then in epochs, of which the first has had 3 steps of 5, and has 4 of 10 left.
+    short("scheduler.warmup=0", "trainer.max_epochs=2", "trainer.max_steps=3", *OPTIONS)
+    run = runner.run(["+resume=here", "trainer.max_steps=100", "data.batch_size=128"])
+    rates = {record["step"]: record["lr"] for record in run.records if record["event"] == "step"}
+    assert max(rates) == 17
+    assert rates[17] > run.checkpoint().metrics["lr"] == 0
+    # At 6 of 20 steps, the curve is where it is in a run that has had such batches all along.
+    assert rates[4] == 3e-3 * Cosine(warmup=0, final=0, total_steps=20).factor(6)
 
 
 @pytest.mark.parametrize("word", ["+reset=[optimizer,scheduler,averaged,position,best]", "+reset=optimizer"])

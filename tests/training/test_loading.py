@@ -16,6 +16,7 @@ from runner.errors import ResumeError
 from runner.records import Evaluation, Monitor
 from runner.training.loading import load
 from runner.training.parts import RESETTABLE
+from runner.training.plan import Past, Trainer, horizon
 from runner.training.schedule import Cosine, CurveScheduler, OneCycle, Scheduler, StepDecay, TorchScheduler
 
 Train = Callable[..., Any]
@@ -270,9 +271,9 @@ def test_a_plateau_that_looks_for_the_greatest_forgets_the_smallest(train: Train
     assert notes == ["the best val_loss so far: monitor.mode is another now"]
 
 
-def by_epochs(make: Callable[..., Any], steps: int, **settings: Any) -> MakeScheduler:
+def by_epochs(make: Callable[..., Any], steps: int, ahead: int, **settings: Any) -> MakeScheduler:
     def made(optimizer: Optimizer) -> CurveScheduler:
-        return CurveScheduler(optimizer, make(**settings), steps_per_epoch=steps)
+        return CurveScheduler(optimizer, make(**settings), steps_per_epoch=steps, ahead=ahead)
 
     return made
 
@@ -285,33 +286,37 @@ def filled_cycle(total: int, steps_per_epoch: int) -> MakeScheduler:
     return made
 
 
-SIX_EPOCHS: dict[str, Callable[[int], MakeScheduler]] = {
-    "cosine": lambda n: by_epochs(Cosine, n, warmup=0, final=0, total_steps=6 * n),
-    "step_decay": lambda n: by_epochs(StepDecay, n, every_epochs=2, gamma=0.1, steps_per_epoch=n),
-    "one_cycle": lambda n: by_epochs(OneCycle, n, rise=0.5, start_divisor=5, end_divisor=10, total_steps=6 * n),
-    "torchs_one_cycle": lambda n: filled_cycle(6 * n, n),
+SIX_EPOCHS: dict[str, Callable[[int, int], MakeScheduler]] = {
+    "cosine": lambda n, ahead: by_epochs(Cosine, n, ahead, warmup=0, final=0, total_steps=6 * n),
+    "step_decay": lambda n, ahead: by_epochs(StepDecay, n, ahead, every_epochs=2, gamma=0.1, steps_per_epoch=n),
+    "one_cycle": lambda n, ahead: by_epochs(
+        OneCycle, n, ahead, rise=0.5, start_divisor=5, end_divisor=10, total_steps=6 * n
+    ),
+    "torchs_one_cycle": lambda n, ahead: filled_cycle(6 * n, n),
 }
 
 
 @pytest.mark.parametrize("case", SIX_EPOCHS)
 def test_a_schedule_by_epochs_goes_on_at_the_same_share_of_them(
-    case: str, train: Train, differences: Differences
+    case: str, train: Train, plan: Callable[..., Trainer], differences: Differences
 ) -> None:
     make = SIX_EPOCHS[case]
-    stopped = train(scheduler=make(3))
+    stopped = train(scheduler=make(3, 0))
     stopped.advance(6)
     # Batches of 2 instead of 4: 5 steps an epoch instead of 3. Then it is resumed once more, as it is now.
-    finer = train(scheduler=make(5), batch_size=2)
+    ahead = horizon(plan(max_epochs=6), 5, Past(step=6, steps_per_epoch=3, ahead=0)).ahead
+    assert ahead == -4
+    finer = train(scheduler=make(5, ahead), batch_size=2)
     assert finer.state.load_state_dict(stopped.saved(), changed=["data.batch_size"]) == []
     # The cycle of torch has one step less than its length, so that its shares are not quite the same.
     assert finer.state.lr == pytest.approx(stopped.state.lr, rel=0.05 if "torch" in case else 1e-12)
     taken = finer.advance(13)
-    again = train(scheduler=make(5), batch_size=2)
+    again = train(scheduler=make(5, ahead), batch_size=2)
     assert again.state.load_state_dict(finer.saved()) == []
     assert differences(again.saved(), finer.saved()) == []
     taken += again.advance(7)
     # From the third epoch on, the curve of a training that has had 5 steps an epoch all along.
-    whole = train(scheduler=make(5), batch_size=2)
+    whole = train(scheduler=make(5, 0), batch_size=2)
     whole.advance(10)
     assert [step.lr for step in taken] == pytest.approx([step.lr for step in whole.advance(20)], rel=1e-12)
     assert taken[-1].progress.epoch == 6

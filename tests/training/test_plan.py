@@ -10,6 +10,7 @@ from runner.training.plan import (
     Evaluate,
     Horizon,
     Limits,
+    Past,
     Trainer,
     evaluation_due,
     horizon,
@@ -52,6 +53,26 @@ def test_the_horizon_is_the_nearest_known_end(
     plan: Plan, changes: dict[str, Any], num_batches: int | None, expected: Horizon
 ) -> None:
     assert horizon(plan(**changes), num_batches) == expected
+
+
+@pytest.mark.parametrize(
+    ("past", "num_batches", "expected"),
+    [
+        (Past(step=20, steps_per_epoch=10, ahead=0), 10, Horizon(10, 40)),
+        # Two epochs of 10 steps, then two of 5; then of 20.
+        (Past(step=20, steps_per_epoch=10, ahead=0), 5, Horizon(5, 30, ahead=10)),
+        (Past(step=25, steps_per_epoch=5, ahead=10), 5, Horizon(5, 30, ahead=10)),
+        (Past(step=25, steps_per_epoch=5, ahead=10), 20, Horizon(20, 45, ahead=-35)),
+        # Steps that were left out are no reason to count anew.
+        (Past(step=17, steps_per_epoch=10, ahead=0), 10, Horizon(10, 40)),
+        (Past(step=20, steps_per_epoch=None, ahead=0), 5, Horizon(5, 20)),
+        (Past(step=90, steps_per_epoch=10, ahead=0), 5, Horizon(5, 50, ahead=45)),
+    ],
+)
+def test_a_training_that_is_gone_on_with_has_its_epochs_before_it_and_behind_it(
+    plan: Plan, past: Past, num_batches: int, expected: Horizon
+) -> None:
+    assert horizon(plan(max_epochs=4, max_steps=50), num_batches, past) == expected
 
 
 @pytest.mark.parametrize(

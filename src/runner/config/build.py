@@ -13,7 +13,7 @@ from runner.config.names import did_you_mean
 from runner.config.nodes import build_data, build_model, device_of, instantiate
 from runner.errors import ConfigError
 from runner.records import World
-from runner.training.plan import Horizon, horizon
+from runner.training.plan import Horizon, Past, horizon
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,10 @@ class Training:
                 batches.close()
 
 
-def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: World | None = None) -> Training:
-    """Build all that `config` (resolved, plain) declares.
+def build(
+    config: Mapping[str, Any], settings: Settings, *, seed: int, world: World | None = None, past: Past | None = None
+) -> Training:
+    """Build all that `config` (resolved, plain) declares; `past` is that of a training that is gone on with.
 
     The generators are seeded with `seed` first, so that equal configs begin with equal weights. Raises ConfigError,
     with every mistake at once, where the parts do not fit together.
@@ -67,7 +69,7 @@ def build(config: Mapping[str, Any], settings: Settings, *, seed: int, world: Wo
     train, validation, test = _batches(settings, data, device, seed=seed, world=world or World())
     optimizer = build_optimizer(config["optimizer"], model, device, notes)
     _check_precision(settings, optimizer)
-    ends = horizon(settings.trainer, train.num_batches)
+    ends = horizon(settings.trainer, train.num_batches, past)
     scheduler = build_scheduler(config["scheduler"], optimizer, ends, max_steps=settings.trainer.max_steps)
     network = compiled(model) if settings.runtime.compile else model
     state = TrainState(

@@ -91,10 +91,12 @@ def build_scheduler(
 
     from runner.training.schedule import CurveScheduler, TorchScheduler
 
-    filled: dict[str, Any] = {}
+    by_epochs, filled = ends.total_steps != max_steps, dict[str, Any]()
     for name in ("total_steps", "steps_per_epoch"):
         if name in _parameters(node["_target_"]) and (name not in node or node[name] is None):
             value = getattr(ends, name)
+            if name == "total_steps" and by_epochs and value is not None:
+                value -= ends.ahead
             if value is None:
                 raise ConfigError(
                     f"scheduler._target_={node['_target_']}: needs {name}, which is not known here; "
@@ -105,14 +107,16 @@ def build_scheduler(
         built = _with_optimizer({**node, **filled}, optimizer)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"scheduler._target_={node['_target_']}: could not be built: {e}") from e
-    by_epochs = "steps_per_epoch" in filled or ("total_steps" in filled and ends.total_steps != max_steps)
-    steps_per_epoch = ends.steps_per_epoch if by_epochs else None
+    steps_per_epoch = None
+    if "steps_per_epoch" in filled or ("total_steps" in filled and by_epochs):
+        steps_per_epoch = ends.steps_per_epoch
     if isinstance(built, LRScheduler):
         if steps_per_epoch is not None:
             filled["steps_per_epoch"] = steps_per_epoch
         return TorchScheduler(built, filled_in=filled)
     if callable(getattr(built, "factor", None)):
-        return CurveScheduler(optimizer, built, steps_per_epoch=steps_per_epoch)
+        ahead = 0 if steps_per_epoch is None else ends.ahead
+        return CurveScheduler(optimizer, built, steps_per_epoch=steps_per_epoch, ahead=ahead)
     raise ConfigError(
         f"scheduler._target_={node['_target_']}: built {type(built).__name__}; wanted a torch scheduler or an object "
         "with factor(step)"

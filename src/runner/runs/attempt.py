@@ -29,7 +29,7 @@ from runner.runs.observers.memory import Memory
 from runner.runs.observers.observers import Observer, Observers
 from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.records_file import RecordsFile
-from runner.runs.restoring import Restored, restore
+from runner.runs.restoring import Restored, past_of, restore
 from runner.runs.saved_state import saved_state
 from runner.runs.saver import Account, Saver
 from runner.runs.source_code import changed_source, keep_source
@@ -96,7 +96,8 @@ class Attempt:
         report.start(console, settings.name, self.run.path, self.config.resolved, typed)
         with ExitStack() as ending:
             with collector_paused():
-                training = build(self.config.resolved, settings, seed=settings.seed)
+                past = None if self.resumption is None else past_of(self.resumption.checkpoint)
+                training = build(self.config.resolved, settings, seed=settings.seed, past=past)
             ending.callback(training.close)
             self.training = training
             for note in training.notes:

@@ -55,13 +55,15 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def data(training: "Training") -> dict[str, Any]:
-    """On what is trained: the data's fingerprint, the samples of each split, and how the batches are cut of them."""
+    """On what is trained: the data's fingerprint, the samples of each split, how batches are cut of them, how many."""
     splits = {"train": training.data.train, "validation": training.data.validation, "test": training.data.test}
     cut = training.train.cut if isinstance(training.train, Batches) else None
+    ends = training.horizon
     return {
         "data": training.data.fingerprint,
         "samples": {name: _samples(split) for name, split in splits.items() if split is not None},
         "batches": None if cut is None else asdict(cut),
+        "horizon": {"steps_per_epoch": ends.steps_per_epoch, "ahead": ends.ahead},
     }
 
 

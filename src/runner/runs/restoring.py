@@ -10,12 +10,14 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from runner.checkpoint.handle import Checkpoint
 from runner.config.build import Training
 from runner.data.batches import Batches
 from runner.data.position import Cut, converted
 from runner.records import Progress
 from runner.training import optimizer_state
 from runner.training.loading import load
+from runner.training.plan import Past
 from runner.training.schedule import TorchScheduler
 
 _OWN_LENGTHS = ("T_max", "total_iters")
@@ -33,6 +35,14 @@ class Restored:
     """What is as it was, in a word or two each."""
     notes: tuple[str, ...]
     """What is not, and why, in a line each."""
+
+
+def past_of(checkpoint: Checkpoint) -> Past | None:
+    """Where a training stands, and how many steps its epochs have had; None where the checkpoint does not say."""
+    ends = checkpoint.manifest.facts.get("horizon")
+    if not isinstance(ends, Mapping) or ends.keys() != {"steps_per_epoch", "ahead"}:
+        return None
+    return Past(checkpoint.step, ends["steps_per_epoch"], ends["ahead"])
 
 
 def restore(

@@ -163,16 +163,38 @@ class Horizon:
     """None for data whose length is not known beforehand."""
     total_steps: int | None
     """None where only a time limit, or an unknown length, ends the training."""
+    ahead: int = 0
+    """How many steps more the epochs so far had than they would have now; below 0 if they had fewer."""
 
 
-def horizon(trainer: Trainer, num_batches: int | None) -> Horizon:
-    """The horizon of `trainer` over data of `num_batches` an epoch. An accumulation window never spans an epoch."""
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Where a training stands that is gone on with, and what its horizon was."""
+
+    step: int
+    steps_per_epoch: int | None
+    ahead: int
+
+
+def horizon(trainer: Trainer, num_batches: int | None, past: Past | None = None) -> Horizon:
+    """The horizon of `trainer` over data of `num_batches` an epoch. An accumulation window never spans an epoch.
+
+    A training that is gone on with, say with another batch size, has had epochs of another number of steps.
+    """
     per_epoch = None if num_batches is None else -(-num_batches // trainer.accumulate)
+    ahead = 0
+    if past is not None and past.steps_per_epoch is not None and per_epoch is not None:
+        ahead = past.step - recounted(past.step - past.ahead, past.steps_per_epoch, per_epoch)
     lengths = [trainer.max_steps]
     if trainer.max_epochs is not None and per_epoch is not None:
-        lengths.append(trainer.max_epochs * per_epoch)
+        lengths.append(trainer.max_epochs * per_epoch + ahead)
     known = [length for length in lengths if length is not None]
-    return Horizon(per_epoch, min(known) if known else None)
+    return Horizon(per_epoch, min(known) if known else None, ahead)
+
+
+def recounted(steps: int, then: int, now: int) -> int:
+    """So many steps of epochs that had `then` steps, in epochs that have `now`: the same share of the training."""
+    return (steps * now + then // 2) // then
 
 
 def evaluation_due(trainer: Trainer, progress: Progress, *, ended: bool) -> bool:

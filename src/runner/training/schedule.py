@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from runner.errors import ResumeError
 from runner.records import Progress
 from runner.training.optimizer_state import qualified_name
+from runner.training.plan import recounted
 
 
 class Curve(Protocol):
@@ -102,19 +103,22 @@ class OneCycle:
 class CurveScheduler:
     """Sets the learning rates of `optimizer` by a closed form, at the times that `trainer.schedule` says.
 
-    Its state is the step `at` which it did so last; each group holds its own `initial_lr`. `steps_per_epoch` is for a
-    curve whose length was counted in epochs: where a resume changes it, by another batch size say, the curve goes on
-    at the same share of its epochs, and the training is `ahead` of it from then on, by so many steps.
+    Its state is the step `at` which it did so last, and which `position` of the curve that was; each group holds its
+    own `initial_lr`. Of a curve that is counted in epochs of `steps_per_epoch` the two differ once epochs have had
+    another number of steps: the training is `ahead` of it then (see plan.py).
     """
 
-    def __init__(self, optimizer: Optimizer, curve: Curve, *, steps_per_epoch: int | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, curve: Curve, *, steps_per_epoch: int | None = None, ahead: int = 0
+    ) -> None:
         self.optimizer = optimizer
         self.curve = curve
         self.steps_per_epoch = steps_per_epoch
-        self.ahead = 0
+        self.ahead = ahead
+        self.at = 0
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.set(0)
+        self._follow(0)
 
     @property
     def kind(self) -> str:
@@ -124,7 +128,11 @@ class CurveScheduler:
     def set(self, step: int) -> None:
         """Set the learning rates for the step after `step` finished ones."""
         self.at = step
-        factor = self.curve.factor(step - self.ahead)
+        self._follow(step - self.ahead)
+
+    def _follow(self, position: int) -> None:
+        self.position = position
+        factor = self.curve.factor(position)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -136,19 +144,18 @@ class CurveScheduler:
         self.set(progress.step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at, "ahead": self.ahead, "steps_per_epoch": self.steps_per_epoch}
+        return {"at": self.at, "position": self.position, "steps_per_epoch": self.steps_per_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.catch_up(state)
 
     def catch_up(self, state: Mapping[str, Any]) -> None:
-        """Go on where the one that gave `state` stood. What a curve is follows from its settings alone."""
+        """Go on where the one that gave `state` stood. What the curve is follows from its settings alone."""
+        self.set(state["at"])
         # The first checkpoints knew the step alone.
-        at, then = state["at"], state.get("steps_per_epoch")
-        self.ahead = 0
-        if self.steps_per_epoch is not None and then is not None:
-            self.ahead = at - recounted(at - state["ahead"], then, self.steps_per_epoch)
-        self.set(at)
+        then = state.get("steps_per_epoch")
+        if then is not None and self.steps_per_epoch is not None:
+            self._follow(recounted(state["position"], then, self.steps_per_epoch))
 
 
 class TorchScheduler:
@@ -222,11 +229,6 @@ class TorchScheduler:
 
 
 Scheduler = CurveScheduler | TorchScheduler
-
-
-def recounted(steps: int, then: int, now: int) -> int:
-    """So many steps of epochs that had `then` steps, in epochs that have `now`: the same share of the training."""
-    return (steps * now + then // 2) // then
 
 
 def _steps_in(state: Mapping[str, Any]) -> int:
