@@ -102,9 +102,10 @@ def test_a_drawn_seed_stays_what_was_drawn(place: Place) -> None:
 
 
 def test_a_time_that_was_interpolated_stays_what_it_was(place: Place) -> None:
-    launched = place.launch("name='x-${now:%f}'")
+    launched = place.launch("name='x-${now:%f}'", "init.include=['${now:%f}.*']")
     replay = place.again()
     assert replay.composition.config.resolved["name"] == launched.config.resolved["name"]
+    assert replay.composition.config.resolved["init"] == launched.config.resolved["init"]
     assert replay.composition.config.overrides == launched.config.overrides
     assert told(replay) == []
 

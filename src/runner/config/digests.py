@@ -2,11 +2,10 @@
 
 import re
 from hashlib import blake2b
-from typing import Any
 
 from runner.config.composing import Config
 from runner.config.diff import Difference, kind_of
-from runner.config.interpolation import Path, derived, dotted
+from runner.config.interpolation import Path, derived, dotted, value_at
 from runner.config.secrets import is_secret
 
 _ENVIRONMENT = re.compile(r"\$\{\s*(?:oc\.)?env\s*:")
@@ -21,7 +20,7 @@ def from_environment(config: Config) -> dict[Path, str]:
 
 def environment_digests(config: Config) -> dict[str, str]:
     """A digest of each value that comes from the environment, by dotted key. None of what looks like a secret."""
-    values = {path: _at(config.resolved, path) for path in from_environment(config)}
+    values = {path: value_at(config.resolved, path, None) for path in from_environment(config)}
     return {
         dotted(path): blake2b(str(value).encode(), digest_size=_BYTES, key=dotted(path).encode()[:64]).hexdigest()
         for path, value in values.items()
@@ -37,9 +36,3 @@ def changed_environment(saved: dict[str, str], config: Config) -> list[Differenc
         for path, text in from_environment(config).items()
         if dotted(path) in saved and dotted(path) in now and saved[dotted(path)] != now[dotted(path)]
     ]
-
-
-def _at(tree: Any, path: Path) -> Any:
-    for part in path:
-        tree = tree[part]
-    return tree

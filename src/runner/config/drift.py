@@ -8,7 +8,7 @@ from typing import Any
 from runner.config.composing import Config
 from runner.config.diff import NOT_THERE, differing
 from runner.config.documents import SavedConfig
-from runner.config.interpolation import Path, leaves, replaced
+from runner.config.interpolation import Path, leaves, replaced, value_at
 from runner.config.replay import as_text
 from runner.config.schema import SCHEMAS
 from runner.config.secrets import REDACTED, redact
@@ -59,12 +59,14 @@ def pins_of_launch(saved: SavedConfig, base: Config, now: Config, *, switched: C
     """
     today, typed = redact(base.composed), redact(now.composed)
     # A time that was interpolated has passed.
-    passed = {path: at(saved.written, path) for path, text in leaves(saved.composed) if _NOW in str(text)}
+    passed = {
+        path: value_at(saved.written, path, NOT_THERE) for path, text in leaves(saved.composed) if _NOW in str(text)
+    }
     return [
         pin
         for pin in pins(replaced(saved.composed, passed), today, keep_new=is_setting)
         if not any(f"{pin.key}.".startswith(f"{key}.") for key in switched)
-        and at(today, pin.path) == at(typed, pin.path)
+        and value_at(today, pin.path, NOT_THERE) == value_at(typed, pin.path, NOT_THERE)
     ]
 
 
@@ -93,7 +95,7 @@ def without_pins(overrides: Sequence[str], pins: Sequence[Pin], base: Config) ->
 
     A key that conf/ no longer has, and only a pin gives, is added; or need not be left out.
     """
-    lost = [f"{pin.key}." for pin in pins if at(base.composed, pin.path) is NOT_THERE]
+    lost = [f"{pin.key}." for pin in pins if value_at(base.composed, pin.path, NOT_THERE) is NOT_THERE]
     recorded = []
     for text in overrides:
         key = f"{text.lstrip('+~').partition('=')[0]}."
@@ -113,13 +115,4 @@ def is_drift(pin: Pin, base: Config, *, typed: Collection[str]) -> bool:
     if pin.saved is NOT_THERE:
         targets = [key.removesuffix("_target_") for key in typed if key.endswith("._target_")]
         return not any(pin.key.startswith(target) for target in targets)
-    return _NOW not in str(at(base.composed, pin.path))
-
-
-def at(tree: Any, path: Path) -> Any:
-    """What stands at a path of nested mappings; NOT_THERE if nothing does."""
-    for part in path:
-        if not isinstance(tree, Mapping) or part not in tree:
-            return NOT_THERE
-        tree = tree[part]
-    return tree
+    return _NOW not in str(value_at(base.composed, pin.path, NOT_THERE))

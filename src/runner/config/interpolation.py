@@ -23,6 +23,16 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, value
 
 
+def value_at(tree: Any, path: Path, otherwise: Any) -> Any:
+    """What stands at a path of nested mappings and lists; `otherwise` if nothing does."""
+    for part in path:
+        inside = part in tree if isinstance(tree, Mapping) else isinstance(tree, list) and part in range(len(tree))
+        if not inside:
+            return otherwise
+        tree = tree[part]
+    return tree
+
+
 def dotted(path: Path) -> str:
     """`optimizer.groups[0].match`"""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
