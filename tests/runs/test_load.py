@@ -1,5 +1,6 @@
 """A model rebuilt from its checkpoint alone."""
 
+import importlib
 import random
 import re
 import shutil
@@ -127,8 +128,35 @@ def test_where_the_module_is_missing_it_is_named_with_what_to_do(
     (tmp_path / "absent_net.py").unlink()
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
     monkeypatch.delitem(sys.modules, "absent_net")
-    with pytest.raises(runner.TrustError, match=r"'absent_net\.Net': 'absent_net' cannot be imported \(ModuleNotFound"):
+    with pytest.raises(
+        runner.TrustError, match=r"'absent_net\.Net': 'absent_net' cannot be imported \(ModuleNotFound"
+    ) as e:
         runner.load("here", trust=["absent_net"])
+    # What is gone is still there: in the run.
+    kept = Path.cwd() / "here" / "code" / "001" / "source" / "absent_net.py"
+    said = f"absent_net: cannot be found from here; what was trained with is {kept}: copy it to absent_net.py"
+    assert str(e.value).splitlines()[1:] == [f"{said} in your project"]
+    assert kept.read_text() == NET
+
+
+def test_where_the_module_has_changed_since_that_is_said(
+    short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edited_net.py").write_text(NET)
+    short("model._target_=edited_net.Net", "+model.width=4", *KEEP)
+    for edit, error, message in (
+        (("Dropout(0.5)", "Linear(width, width)"), runner.CheckpointError, "do not fit Net: .*layers.1.weight"),
+        (("width", "size"), runner.ConfigError, "Net takes no argument 'width'"),
+    ):
+        (tmp_path / "edited_net.py").write_text(NET.replace(*edit))
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        monkeypatch.delitem(sys.modules, "edited_net", raising=False)
+        importlib.invalidate_caches()
+        with pytest.raises(error, match=message) as caught:
+            runner.load("here")
+        assert re.search(
+            r"edited_net: .*edited_net\.py has changed since; what was trained with is ", str(caught.value)
+        )
 
 
 DROPOUT = ("model.dropout=0.5", "trainer.max_steps=1", *KEEP)

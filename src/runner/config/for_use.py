@@ -13,13 +13,14 @@ from runner.config.composing import Composition, compose, parse
 from runner.config.documents import BUILT, COMPOSED, SavedConfig, resolved, saved_config
 from runner.config.fitting import fitted
 from runner.config.interpolation import Path, dotted, leaves, replaced
+from runner.config.kept_source import kept_sources
 from runner.config.own_targets import check_own
 from runner.config.saved_primary import NAME, saved_as_primary
 from runner.config.secrets import REDACTED
 from runner.config.sources import Sources, config_loader
 from runner.config.targets import problems_of, target_nodes
 from runner.config.words import Words, split_words
-from runner.errors import ConfigError, FormatError
+from runner.errors import ConfigError, FormatError, TrustError
 from runner.trust import NODES, check_targets, is_harmless
 from runner.trust_memory import TrustMemory
 
@@ -37,11 +38,30 @@ def config_for_use(
     or under a root in `trusted` or in `+trust=[...]` among the overrides.
     Raises ConfigError with every mistake; TrustError; CheckpointError.
     """
-    where, memory = checkpoint.path, TrustMemory()
     words, overrides = split_words(overrides)
     if words != Words(trust=words.trust):
         raise ConfigError("+resume, +allow and +reset are for launches; leave them out")
-    trusted = (*trusted, *words.trust)
+    try:
+        config = _trusted_config(checkpoint, keys, overrides, (*trusted, *words.trust))
+    except TrustError as error:
+        raise TrustError("\n".join([str(error), *sources_of(checkpoint, keys)])) from error
+    problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
+    if problems:
+        told = [f"{checkpoint.path}: {problem}" for problem in problems]
+        raise ConfigError([*told, *sources_of(checkpoint, keys)])
+    return config
+
+
+def sources_of(checkpoint: Checkpoint, keys: Collection[str]) -> list[str]:
+    """A line for each module under `keys` that is not what the checkpoint was made with: likely causes of an error."""
+    saved = checkpoint.config
+    return kept_sources(checkpoint, {key: saved[key] for key in keys if key in saved})
+
+
+def _trusted_config(
+    checkpoint: Checkpoint, keys: Collection[str], overrides: Sequence[str], trusted: Sequence[str]
+) -> dict[str, Any]:
+    where, memory = checkpoint.path, TrustMemory()
     if not overrides:
         saved = checkpoint.config
         wanted = {key: saved.get(key) for key in keys}
@@ -57,9 +77,6 @@ def config_for_use(
         check_own(config, overrides, trusted=trusted, memory=memory, sources=Sources(), where=where)
         # After that, because it imports the targets that were typed.
         config = _resolved(fitted(composition)[0].composed, keys, where)
-    problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
-    if problems:
-        raise ConfigError([f"{where}: {problem}" for problem in problems])
     return config
 
 

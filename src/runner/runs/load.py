@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import split_choice
-from runner.config.for_use import config_for_use
+from runner.config.for_use import config_for_use, sources_of
 from runner.config.nodes import build_model, device_of
 from runner.errors import CheckpointError, ConfigError
 
@@ -82,4 +82,5 @@ def fit_weights(
         load_weights(model, tensors)
     except CheckpointError as error:
         on_top = f" with {' '.join(overrides)}" if overrides else ""
-        raise CheckpointError(f"{checkpoint.path}{on_top}: {error}") from error
+        causes = sources_of(checkpoint, ["model"])
+        raise CheckpointError("\n".join([f"{checkpoint.path}{on_top}: {error}", *causes])) from error
