@@ -202,6 +202,40 @@ def test_a_part_that_cannot_be_reset_is_refused_with_those_that_can(short) -> No
     )
 
 
+def test_that_the_learning_rate_is_the_saved_one_is_checked_and_said(short, messages) -> None:
+    short(f"{TORCH}StepLR", "+scheduler.step_size=2", *OPTIONS, "trainer.max_steps=3")
+    runner.run(["+resume=here", "trainer.max_steps=4"])
+    (said,) = [line for line in messages() if line.startswith("restored: ")]
+    assert said.endswith(", random generators, learning rate") and "optimizer AdamW, scheduler StepLR" in said
+
+
+STREAM = """
+import torch, runner
+class Stream(torch.utils.data.IterableDataset):
+    at = 0
+    def __iter__(self):
+        while self.at < 64:
+            self.at += 1
+            yield torch.zeros(64), self.at % 10
+        self.at = 0
+    def state_dict(self): return {"at": self.at}
+    def load_state_dict(self, state): self.at = state["at"]
+def stream(): return runner.Data(Stream())
+"""
+QUIET = ("monitor=null", "trainer.evaluate.every_epochs=null", "checkpoint.keep.best=null", "model.in_features=64")
+
+
+def test_the_position_of_a_loader_is_not_converted_and_that_is_said(short, messages, tmp_path: Path) -> None:
+    (tmp_path / "streamed.py").write_text(STREAM)
+    mine = ("data._target_=streamed.stream", "data.shuffle=false", "data.batch_size=16", *QUIET)
+    short(CONSTANT, *OPTIONS, *mine, "checkpoint.save.on_improvement=false", "trainer.max_steps=2")
+    runner.run(["+resume=here", "trainer.max_steps=3", "data.batch_size=8"])
+    assert (
+        "not as it was: the position: how many samples 2 batches were is the loader's own, and data.batch_size changed, "
+        "so that it cannot be converted; +reset=[position] begins the epoch again"
+    ) in messages()
+
+
 DATA = """
 import torch, runner
 def blobs(samples):

@@ -66,12 +66,10 @@ def restore(
     notes = [*notes, *loaded.notes]
     if isinstance(state.scheduler, TorchScheduler):
         notes += _own_counts(state.scheduler, changed)
-    notes += _other_rates(
-        optimizer_state.rates(saved["optimizer"]),
-        [float(group["lr"]) for group in state.optimizer.param_groups],
-        asked=bool(changed or reset or notes),
-    )
-    return Restored(tuple(loaded.parts), tuple(notes))
+    before = optimizer_state.rates(saved["optimizer"])
+    now = [float(group["lr"]) for group in state.optimizer.param_groups]
+    notes += _other_rates(before, now, asked=bool(changed or reset or notes))
+    return Restored((*loaded.parts, *(["learning rate"] if before == now else [])), tuple(notes))
 
 
 def _position(training: Training, done: int, then: Cut | None, changed: Collection[str]) -> tuple[int, list[str]]:

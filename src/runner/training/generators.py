@@ -43,6 +43,8 @@ def restore(states: Mapping[str, Any]) -> list[str]:
             torch.cuda.set_rng_state_all(states["cuda"])
         else:
             missing.append(f"the generators of {saved} CUDA devices: this machine has {present}")
+    elif torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        missing.append("the generators of the CUDA devices: the checkpoint has none, they are those of a new run")
     if "mps" in states:
         if torch.backends.mps.is_available():
             torch.mps.set_rng_state(states["mps"])
