@@ -155,6 +155,8 @@ def test_a_run_that_stopped_early_goes_on_only_when_that_is_changed(short) -> No
     assert (again.reason, again.checkpoint().epoch) == ("early_stopping", 2)
     more = runner.run(["+resume=here", "trainer.early_stopping.patience=2"])
     assert (more.reason, more.checkpoint().epoch) == ("early_stopping", 3)
+    anew = runner.run(["+resume=here", "+reset=[early_stopping]"])
+    assert (anew.reason, anew.checkpoint().epoch) == ("early_stopping", 6)
 
 
 def test_an_earlier_end_can_be_gone_on_from_after_a_later_one_stopped_early(short) -> None:

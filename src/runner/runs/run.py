@@ -115,11 +115,11 @@ def execute(prepared: Prepared) -> Outcome:
     with _gone_if_refused(run), _released(prepared.lock), run_log(run.log) as begin_log:
         for note in prepared.notes:
             report.tell(console, note)
-        if resumption is not None and (done := already_finished(run, settings, resumption)):
+        if resumption is not None and (done := already_finished(run, prepared.words, settings, resumption)):
             report.nothing_to_do(
                 console, done, directory=run.path, step=resumption.checkpoint.step, ignored=resumption.overrides
             )
-            best = resumption.checkpoint.state()["best"]
+            best = resumption.checkpoint.state(["best"])["best"]
             return Outcome(done, None if best is None else float(best["value"]), None)
         if resumption is not None:
             resumption = _in_its_run(resumption, run)
@@ -172,7 +172,7 @@ def _in_its_run(resumption: Resumption, run: RunDir) -> Resumption:
     return replace(resumption, checkpoint=copy(checkpoint, own))
 
 
-def already_finished(run: RunDir, settings: Settings, resumption: Resumption) -> Stop | None:
+def already_finished(run: RunDir, words: Words, settings: Settings, resumption: Resumption) -> Stop | None:
     """How the run has finished, if nothing is left to do under the limits that hold now."""
     checkpoint = resumption.checkpoint
     if "end" not in checkpoint.reasons:
@@ -182,8 +182,9 @@ def already_finished(run: RunDir, settings: Settings, resumption: Resumption) ->
         return Stop("finished", limit, 0)
     ends = [attempt for attempt in run.attempts() if attempt.reason == "early_stopping"]
     here = any(attempt.step == checkpoint.step for attempt in ends)
-    same = not any(difference.key.startswith("trainer.early_stopping") for difference in resumption.differences)
-    if here and same:
+    waits = ("trainer.early_stopping", "monitor")
+    waits_anew = "early_stopping" in words.reset or any(one.key.startswith(waits) for one in resumption.differences)
+    if here and not waits_anew:
         return Stop("finished", "early_stopping", 0)
     return None
 
