@@ -231,8 +231,8 @@ def test_the_position_of_a_loader_is_not_converted_and_that_is_said(short, messa
     short(CONSTANT, *OPTIONS, *mine, "checkpoint.save.on_improvement=false", "trainer.max_steps=2")
     runner.run(["+resume=here", "trainer.max_steps=3", "data.batch_size=8"])
     assert (
-        "not as it was: the position: how many samples 2 batches were is the loader's own, and data.batch_size changed, "
-        "so that it cannot be converted; +reset=[position] begins the epoch again"
+        "not as it was: the position: how many samples 2 batches were is the loader's own, and data.batch_size "
+        "changed, so that it cannot be converted; +reset=[position] begins the epoch again"
     ) in messages()
 
 

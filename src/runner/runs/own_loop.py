@@ -192,7 +192,7 @@ class _Plan:
             if not with_settings:
                 groups = f"{len(saved['groups'])} groups were saved, and there are {len(optimizer.param_groups)}"
                 self.problems.append(f"optimizer: its groups hold other parameters ({groups}), and keep their settings")
-        self.steps.append(lambda: optimizer_state.restore(optimizer, model, saved))
+        self.steps.append(lambda: self.notes.extend(optimizer_state.restore(optimizer, model, saved)))
         count = len(trained) if "own" in saved else len(saved["state"])
         rate = f", learning rate {saved['groups'][0]['lr']:.6g}" if with_settings else ""
         self.loaded.append(f"optimizer {type(optimizer).__name__}: the state of {count} parameters{rate}")
