@@ -541,6 +541,14 @@ def test_a_position_of_another_kind_of_data_is_refused_or_reset(was_loader: bool
     assert other.state.progress.batch == 0
 
 
+def test_a_loader_that_is_reset_between_two_epochs_is_said_to_begin_anew(train: Train) -> None:
+    stopped, again = train(), train()
+    stopped.state.own["batches"], again.state.own["batches"] = OwnBatches(), OwnBatches()
+    stopped.advance(3)
+    notes = again.state.load_state_dict(stopped.saved(), reset={"position"})
+    assert notes == ["the loader's own state begins anew, as +reset=[position] asks"]
+
+
 def test_what_an_objective_remembered_is_said_when_it_does_no_more(train: Train) -> None:
     stopped, again = train(), train()
     stopped.state.own["objective"] = Remembering()

@@ -187,6 +187,8 @@ class _Loading:
             if at.batch:
                 done = "1 batch" if at.batch == 1 else f"{at.batch} batches"
                 self._left("position", "the unfinished epoch", f"begins again, after {done}")
+            elif loader is not None and saved is not None:
+                self._left("position", "the loader's own state")
             else:
                 self._nothing_in("position", "no epoch was unfinished")
             return
