@@ -237,6 +237,20 @@ def test_groups_that_hold_other_parameters_are_refused(short: Short) -> None:
     assert len(apart.state) == 6 and apart.param_groups[0]["lr"] == 1.0
 
 
+def test_state_that_an_optimizer_wants_and_the_checkpoint_lacks_is_said(short: Short) -> None:
+    short(*RUN)
+    model = net()
+    restored = runner.restore("here", model=model, optimizer=adamw(model, amsgrad=True))
+    assert not any("max_exp_avg_sq" in line for line in restored.left_out)
+    apart = torch.optim.AdamW(
+        [{"params": list(model.parameters())[:2]}, {"params": list(model.parameters())[2:]}], amsgrad=True
+    )
+    restored = runner.restore("here", model=model, optimizer=apart, strict=False)
+    lacking = "the optimizer's max_exp_avg_sq: the checkpoint has none; with amsgrad it starts from zero"
+    assert sum("groups" in line for line in restored.left_out) == 1
+    assert lacking in restored.left_out
+
+
 def test_a_gradient_scaler_is_restored(short: Short) -> None:
     run = short(*RUN, "trainer.precision=fp16")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)

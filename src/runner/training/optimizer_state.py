@@ -77,20 +77,17 @@ def rates(saved: Mapping[str, Any]) -> list[float]:
 
 
 def restore(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
-    """Load what `capture` gave into `optimizer`, each tensor with its own dtype; returns a line for what was left out.
+    """Load what `capture` gave into `optimizer`, each tensor with its own dtype; returns a line for state left out.
 
     A parameter that the saved optimizer did not have starts without state. The groups' settings are restored if no
-    parameter has moved from one group to another, else they stay those of the config.
+    parameter has moved from one group to another, else they stay what they are.
     """
     if "own" in saved:
         optimizer.load_state_dict(saved["own"])
         return []
-    notes = []
     if same_groups(optimizer, model, saved):
         restore_settings(optimizer, saved)
-    else:
-        notes.append("the settings of the optimizer's groups: they hold other parameters now")
-    return notes + restore_state(optimizer, model, saved)
+    return restore_state(optimizer, model, saved)
 
 
 def restore_settings(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
