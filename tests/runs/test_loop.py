@@ -48,7 +48,7 @@ class Watched:
     def run(self) -> Stop:
         return self.loop().run()
 
-    def loop(self, *, saved: Progress | None = None, loss: float | None = None) -> Loop:
+    def loop(self, *, saved: Progress | None = None, scores: Mapping[str, float] | None = None) -> Loop:
         saver = Saver(
             self.store,
             self.training.state,
@@ -68,7 +68,7 @@ class Watched:
             self.settings.checkpoint.save,
             observe=self.observe,
             saver=saver,
-            loss=loss,
+            scores=scores or {},
             signals=self.signals,
             began=0.0,
             clock=lambda: self.time,
@@ -89,7 +89,7 @@ class Watched:
         checkpoint = self.store.checkpoints[number]
         again = Watched(self.directory / f"again-{number}", *self.overrides)
         again.training.state.load_state_dict(checkpoint.state())
-        return again, again.loop(saved=checkpoint.progress, loss=checkpoint.metrics["loss"])
+        return again, again.loop(saved=checkpoint.progress, scores=checkpoint.metrics)
 
     def pass_time(self, seconds: float) -> None:
         self.time += seconds
@@ -192,7 +192,9 @@ def test_a_signal_during_the_test_at_the_end_stops_and_the_test_is_done_again(tm
     assert one.happened[-1] == "saved 10" and "test 10" not in one.happened
     again, loop = one.resumed()
     assert loop.run() == Stop("finished", "max_epochs", 0)
-    assert again.happened == ["test 10"]
+    assert again.happened == ["test 10", "saved 10"]
+    (end,) = again.store.checkpoints
+    assert end.reasons == ("end",) and end.metrics.keys() >= {"loss", "val_loss", "test_loss"}
 
 
 def test_a_signal_in_the_middle_of_an_epoch_ends_after_the_step(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_time_that_is_up_during_the_test_at_the_end_ends_it_and_it_is_done_again
     assert one.happened[-2:] == ["validation 5", "saved 5"]
     again, loop = one.resumed()
     assert loop.run() == Stop("finished", "max_epochs", 0)
-    assert again.happened == ["test 5"]
+    assert again.happened == ["test 5", "saved 5"]
 
 
 def test_an_uncommonly_long_step_is_forgotten_after_a_while(tmp_path: Path) -> None:

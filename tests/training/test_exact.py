@@ -411,7 +411,7 @@ class Trial:
                 SAVING.save,
                 observe=observe,
                 saver=saver,
-                loss=None if newest is None else newest.metrics["loss"],
+                scores={} if newest is None else newest.metrics,
                 signals=Signals(),
                 began=0.0,
                 clock=lambda: 0.0,

@@ -205,7 +205,7 @@ class Attempt:
             settings.checkpoint.save,
             observe=observe,
             saver=saver,
-            loss=None if restored is None else restored.metrics.get("loss"),
+            scores={} if restored is None else restored.metrics,
             signals=signals,
             began=self.began,
         )

@@ -1,7 +1,7 @@
 """The heart: one plain loop. What happens in a training, and in which order, stands here."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Loop:
         *,
         observe: Callable[[Record], None],
         saver: Saver,
-        loss: float | None,
+        scores: Mapping[str, float],
         signals: Signals,
         began: float,
         clock: Callable[[], float] = time.monotonic,
@@ -50,8 +50,8 @@ class Loop:
     ) -> None:
         self.training, self.plan, self.policy = training, plan, policy
         self.observe, self.saver = observe, saver
-        self.loss = loss
-        """The mean loss of the epoch that ended with the last step, if one did."""
+        self.scores = scores
+        """What is known of the step where the state stands: what its checkpoint carries, or its epoch's mean loss."""
         self.signals, self.clock, self.world = signals, clock, world or World()
         self.began = began
         """When the attempt began, by `clock`: the time limit counts from there."""
@@ -68,10 +68,10 @@ class Loop:
         for step in steps(state, training.objective, training.train, self.plan, self.world):
             self.pace = max(self.clock() - self.stepping_since, _FORGETTING * self.pace)
             self.observe(step)
-            self.loss = None
+            self.scores = {}
             if step.progress.batch == 0:
                 epoch = state.end_epoch(seconds=self.clock() - self.epoch_began)
-                self.epoch_began, self.loss = self.clock(), epoch.loss
+                self.epoch_began, self.scores = self.clock(), {"loss": epoch.loss}
                 self.observe(epoch)
             if stop := self.settle():
                 return stop
@@ -111,6 +111,9 @@ class Loop:
             ended=stop is not None and stop.outcome == "finished",
             stopped=None if stop is None or stop.outcome == "finished" else _reason_to_save(stop),
         )
+        if test is not None and not reasons and self.policy.at_end:
+            # The state is saved already, by an attempt that was stopped before it had these scores.
+            reasons = ("end",)
         if reasons:
             saver.save(reasons, self._metrics(evaluation, test))
         if stop is not None:
@@ -155,9 +158,9 @@ class Loop:
     def _metrics(self, evaluation: Evaluation | None, test: Evaluation | None) -> dict[str, float]:
         """What a checkpoint carries: the scores of its own step, or none."""
         state = self.training.state
-        metrics = {"loss": state.epoch_loss.value() if self.loss is None else self.loss, "lr": state.lr}
-        for scores in (evaluation, test):
-            metrics |= {} if scores is None else dict(scores.metrics)
+        metrics = {"loss": state.epoch_loss.value(), **self.scores, "lr": state.lr}
+        for measured in (evaluation, test):
+            metrics |= {} if measured is None else dict(measured.metrics)
         return metrics
 
 
