@@ -5,14 +5,14 @@ Of today's conf/ nothing is in it but an option of a group that is chosen anew.
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from runner.checkpoint.handle import Checkpoint
 from runner.config.composing import Composition, compose, parse
 from runner.config.documents import BUILT, COMPOSED, SavedConfig, resolved, saved_config
 from runner.config.fitting import fitted
-from runner.config.interpolation import Path, dotted, leaves, replaced
+from runner.config.interpolation import dotted, leaves, replaced, value_at
 from runner.config.kept_source import kept_sources
 from runner.config.own_targets import check_own
 from runner.config.saved_primary import NAME, saved_as_primary
@@ -80,7 +80,7 @@ def _trusted_config(
     return config
 
 
-def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: FilePath) -> dict[str, Any]:
+def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: Path) -> dict[str, Any]:
     try:
         return resolved(tree, keys)
     except FormatError as error:
@@ -105,7 +105,9 @@ def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> Composi
 def _following(saved: SavedConfig) -> dict[str, Any]:
     """The config as it was composed, so that its values follow what they refer to; what else was computed stays."""
     computed = {
-        path: _value_at(saved.written, path) for path, value in leaves(saved.composed) if not _is_reference(value)
+        path: value_at(saved.written, path, _MISSING)
+        for path, value in leaves(saved.composed)
+        if not _is_reference(value)
     }
     return _without_resolvers(replaced(saved.composed, computed))
 
@@ -120,15 +122,6 @@ def _without_resolvers(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _is_reference(value: Any) -> bool:
     """Whether a value is at most a reference to others, or to the environment."""
     return not isinstance(value, str) or is_harmless(_ESCAPED.sub("", value))
-
-
-def _value_at(tree: Any, path: Path) -> Any:
-    for part in path:
-        inside = part in tree if isinstance(tree, Mapping) else isinstance(tree, list) and part in range(len(tree))
-        if not inside:
-            return _MISSING
-        tree = tree[part]
-    return tree
 
 
 def _missing(config: Mapping[str, Any], keys: Collection[str]) -> list[str]:

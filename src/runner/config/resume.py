@@ -19,7 +19,7 @@ from runner.config.diff import NOT_THERE, STRUCTURAL, Difference, differences
 from runner.config.digests import changed_environment
 from runner.config.documents import BUILT, COMPOSED, SavedConfig, saved_config, written
 from runner.config.drift import is_setting
-from runner.config.finding import Found, find
+from runner.config.finding import OUTPUTS, Found, find
 from runner.config.identity import BEGINNING
 from runner.config.kept_source import kept_sources
 from runner.config.names import shown
@@ -57,7 +57,7 @@ class Resumption:
 
 
 def prepare_resume(
-    words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory, outputs: Path = Path("outputs")
+    words: Words, overrides: Sequence[str], *, sources: Sources, memory: TrustMemory, outputs: Path = OUTPUTS
 ) -> Replay:
     """Find the run, compose it again, and let nothing through that this user does not trust. Changes nothing."""
     assert words.resume is not None
