@@ -264,7 +264,8 @@ def test_ls_names_what_cannot_be_read_and_lists_the_rest(tmp_path: Path, runs: R
     assert "attempts.jsonl: cannot be read (Is a directory)" in shown.stderr
     run.attempts_file.rmdir()
     assert runs("show", "outputs/a").stderr == (
-        "runs: outputs/a/metrics.jsonl: cannot be read or written (Is a directory); change its permissions\n"
+        "runs: outputs/a/metrics.jsonl: cannot be read or written (Is a directory); "
+        "free some space or make it accessible\n"
     )
 
 

@@ -71,8 +71,9 @@ def _main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as e:
-        # A file of a run, or a place, that this user may not look at.
-        return _refuse(f"{e.filename}: cannot be read or written ({e.strerror}); change its permissions")
+        # A file of a run, or a place, that this user may not look at; without a name, what is written to.
+        where = e.filename or "the output"
+        return _refuse(f"{where}: cannot be read or written ({e.strerror or e}); free some space or make it accessible")
     return code if isinstance(code, int) else 0
 
 
