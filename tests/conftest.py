@@ -22,10 +22,12 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 for preference in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "PYTHONWARNINGS", "COLUMNS"):
     os.environ.pop(preference, None)
 
-# A shell ignores SIGINT in what it starts in the background, and what ignores it has children that do: the tests of
-# Ctrl-C need children that do not.
+# A shell ignores SIGINT in what it starts in the background, `nohup` ignores SIGHUP, and what ignores one has children
+# that do: the tests of signals need children that do not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Launch = Callable[..., CompletedProcess[str]]
 
