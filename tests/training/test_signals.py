@@ -21,11 +21,15 @@ with caught() as signals:
     print(signals.received.name, signals.exit_code, flush=True)
     if sys.argv[1] == "stays":
         signal.pause()
+    if sys.argv[1] == "waits":
+        sys.stdin.readline()
 """
 
 
 def child(what: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", CHILD, what], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -60,15 +64,11 @@ def test_the_second_signal_kills(second: signal.Signals) -> None:
 
 
 def test_a_signal_sent_to_the_process_and_to_its_group_counts_once() -> None:
-    # As `timeout` does; the same script, in a group of its own.
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, "ends"], stdout=subprocess.PIPE, text=True, process_group=0
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    # As `timeout` does; the child has a group of its own.
+    with child("waits") as process:
         os.kill(process.pid, signal.SIGTERM)
         os.killpg(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate("\n", timeout=30)
     assert output == "SIGTERM 143\n"
     assert process.returncode == 0
 
@@ -103,10 +103,10 @@ def test_the_workers_leave_to_the_main_process_what_it_catches() -> None:
 
 
 def test_a_closed_terminal_may_send_sighup_twice() -> None:
-    with child("ends") as process:
+    with child("waits") as process:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGHUP)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate("\n", timeout=30)
     assert output == "SIGHUP 129\n"
     assert process.returncode == 0
 
