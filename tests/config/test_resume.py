@@ -143,6 +143,16 @@ def test_a_key_that_a_section_of_the_runner_has_got_since_is_kept(place: Place) 
     assert place.again().composition.config.resolved["runtime"]["newer"] == 1
 
 
+def test_a_key_that_is_null_in_conf_is_left_out_again_without_a_word(place: Place) -> None:
+    # The option of the built-in data has `path: null`; a typed target does not take it.
+    place.launch("data._target_=runner.data.text.text", "+data.context=8", "+data.validation_fraction=0.5")
+    place.edit("data/digits.yaml", "path: null", "path: null\nanother: null")
+    replay = place.again()
+    assert told(replay) == []
+    assert "another" not in replay.composition.config.resolved["data"]
+    assert replay.saved.overrides == replay.composition.config.overrides
+
+
 def test_another_option_of_a_group_drops_what_was_typed_for_the_old_one(place: Place) -> None:
     place.launch("optimizer.betas=[0.5,0.6]", "optimizer.lr=0.5", "seed=3")
     replay = place.again("optimizer=sgd")

@@ -37,8 +37,13 @@ class Pin:
 
     @property
     def override(self) -> str:
-        """As Hydra takes it."""
+        """As it would be typed."""
         return f"~{self.key}" if self.saved is NOT_THERE else f"++{self.key}={as_text(self.saved)}"
+
+    @property
+    def line(self) -> list[str]:
+        """As Hydra takes it: it finds nothing to leave out where the value is null, so that it gets another first."""
+        return [f"++{self.key}=false", self.override] if self.saved is NOT_THERE else [self.override]
 
 
 def pins(saved: Mapping[str, Any], today: Mapping[str, Any], *, keep_new: Callable[[Path], bool]) -> Iterator[Pin]:

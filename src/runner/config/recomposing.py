@@ -103,7 +103,7 @@ class _Launch:
         if not all(pin.typeable for pin in pins):
             return None
         # After the saved overrides, so that they win over them; before the new ones, which may change what they add.
-        pinned = [*both.repeated, *(pin.override for pin in pins)]
+        pinned = [*both.repeated, *(text for pin in pins for text in pin.line)]
         line = [*self._for_hydra, *pinned, *both.added, *self._directory]
         composition = self._composed(line, recorded=[*both.repeated, *without_pins(both.added, pins, base.config)])
         if not composition.whole and not self._composed(pinned).whole:
