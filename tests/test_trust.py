@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -637,3 +638,7 @@ else:
     assert "'farnets.deep.Net' is not trusted" in undecided.stderr
     homes_said = ", ".join(str(home / "farnets" / "__init__.py") for home in homes)
     assert f"(you used 'farnets' from {homes_said}; from here it cannot be found)" in undecided.stderr
+    # The other project's module of the same name would be other code.
+    shutil.rmtree(homes[0] / "farnets")
+    assert "'farnets.deep.Net' is not trusted" in run("load", homes[0] / "outputs" / "step-1").stderr
+    assert run("load", "/elsewhere").stdout.strip() == str(homes[1] / "farnets" / "deep.py")

@@ -41,20 +41,22 @@ class TrustMemory:
         """Let Python find a remembered module that it does not find from here, by adding its place to `sys.path`.
 
         So a model can be loaded from any directory. Of several places, that above `near` (the file that names the
-        target) is meant; if that does not decide, nothing is added.
+        target) is meant, also where the module is gone from there: another project's module of the same name would be
+        other code. If that does not decide, nothing is added.
         """
         if located(target):
             return
         parts = target.split(".")
         for length in range(len(parts) - 1, 0, -1):
-            files = [file for file in self.remembered(".".join(parts[:length])) if file.is_file()]
-            roots = {file.parents[length - (file.name != "__init__.py")] for file in files}
+            files = self.remembered(".".join(parts[:length]))
+            roots = {file.parents[length - (file.name != "__init__.py")]: file for file in sorted(files)}
+            there = {root for root, file in roots.items() if file.is_file()}
             above = {root for root in roots if near.absolute().is_relative_to(root)}
-            for decided in (above, roots):
-                if len(decided) == 1:
-                    sys.path.append(str(decided.pop()))
-                    importlib.invalidate_caches()
-                    return
+            decided = (above or there) & there
+            if len(decided) == 1:
+                sys.path.append(str(decided.pop()))
+                importlib.invalidate_caches()
+                return
 
     def remember(self, targets: Iterable[str]) -> None:
         """Add the modules of dotted names that the user himself has given. Imports nothing.
