@@ -274,7 +274,7 @@ def test_strange_keys_of_a_state_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b'{"format": 2, "state": {}}', b'{"format": 1, "state": 3}', b"[" * 99999]
+    "text", [b"", b"[]", b'{"format": "2", "state": {}}', b'{"format": 1, "state": 3}', b"[" * 99999]
 )
 def test_a_text_that_is_no_state_is_damage(text: bytes) -> None:
     with pytest.raises(DamagedError, match=r"state\.json: is "):

@@ -142,20 +142,21 @@ def test_where_the_module_is_missing_it_is_named_with_what_to_do(
 def test_where_the_module_has_changed_since_that_is_said(
     short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "edited_net.py").write_text(NET)
-    short("model._target_=edited_net.Net", "+model.width=4", *KEEP)
+    (tmp_path / "net_that_is_edited.py").write_text(NET)
+    short("model._target_=net_that_is_edited.Net", "+model.width=4", *KEEP)
     for edit, error, message in (
         (("Dropout(0.5)", "Linear(width, width)"), runner.CheckpointError, "do not fit Net: .*layers.1.weight"),
         (("width", "size"), runner.ConfigError, "Net takes no argument 'width'"),
     ):
-        (tmp_path / "edited_net.py").write_text(NET.replace(*edit))
+        (tmp_path / "net_that_is_edited.py").write_text(NET.replace(*edit))
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
-        monkeypatch.delitem(sys.modules, "edited_net", raising=False)
+        monkeypatch.delitem(sys.modules, "net_that_is_edited", raising=False)
         importlib.invalidate_caches()
         with pytest.raises(error, match=message) as caught:
             runner.load("here")
         assert re.search(
-            r"edited_net: .*edited_net\.py has changed since; what was trained with is ", str(caught.value)
+            r"net_that_is_edited: .*net_that_is_edited\.py has changed since; what was trained with is ",
+            str(caught.value),
         )
 
 

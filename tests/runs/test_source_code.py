@@ -11,24 +11,24 @@ from runner.runs.source_code import changed_source, keep_source
 
 def test_the_users_own_modules_are_kept_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "project"
-    (project / "own_parts").mkdir(parents=True)
-    (project / "own_parts" / "__init__.py").write_text("")
-    (project / "own_parts" / "layers.py").write_text("width = 1\n")
+    (project / "own_pieces").mkdir(parents=True)
+    (project / "own_pieces" / "__init__.py").write_text("")
+    (project / "own_pieces" / "layers.py").write_text("width = 1\n")
     (project / "own_large.py").write_text("#" * (1 << 20) + "\n")
     (project / "own_unused.py").write_text("")
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
-    for name in ("own_parts.layers", "own_large"):
+    for name in ("own_pieces.layers", "own_large"):
         importlib.import_module(name)
     try:
         keep_source(tmp_path / "code")
     finally:
-        for name in ("own_parts.layers", "own_parts", "own_large"):
+        for name in ("own_pieces.layers", "own_pieces", "own_large"):
             del sys.modules[name]
     kept = sorted(path.relative_to(tmp_path / "code").as_posix() for path in (tmp_path / "code").rglob("*.py"))
     assert not any(name.startswith(("source/torch/", "source/runner/", "source/json/")) for name in kept)
     kept = [name for name in kept if "own_" in name]
-    assert kept == ["source/own_parts/__init__.py", "source/own_parts/layers.py"]
+    assert kept == ["source/own_pieces/__init__.py", "source/own_pieces/layers.py"]
 
 
 def test_a_module_that_has_changed_since_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
