@@ -8,8 +8,10 @@
     │   └── LockedError    another process is working on the run
     ├── CheckpointError    a checkpoint that cannot be read                                   (ValueError)
     │   ├── DamagedError   its bytes are not those that were written
-    │   └── FormatError    not a checkpoint, or of a format that this version does not read
+    │   ├── FormatError    not a checkpoint, or of a format that this version does not read
+    │   └── MissingError   nothing is there                                               (FileNotFoundError)
     ├── SaveError          a checkpoint that could not be written; the earlier ones are whole (OSError)
+    │   └── ExistsError    something is there, and was not to be overwritten              (FileExistsError)
     └── TrainingError      the training cannot go on: the loss is not finite, an optimizer
                            cannot do what was asked                                           (ArithmeticError)
 
@@ -66,8 +68,16 @@ class FormatError(CheckpointError):
     """Not a checkpoint, or one of a format that this version does not read."""
 
 
+class MissingError(CheckpointError, FileNotFoundError):
+    """Nothing is there to be read."""
+
+
 class SaveError(RunnerError, OSError):
     """A checkpoint that could not be written. Those written before are whole."""
+
+
+class ExistsError(SaveError, FileExistsError):
+    """Something stands where a file was to be written, and was not to be overwritten."""
 
 
 class TrainingError(RunnerError, ArithmeticError):

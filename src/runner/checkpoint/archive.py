@@ -45,24 +45,29 @@ def pack(checkpoint: Checkpoint, file: Path, *, compress: bool = False) -> int:
     written; then nothing is left.
     """
     check_target(file, compress=compress)
-    prefix, place = SUFFIXES[file.suffix.lower()], checkpoint.place
     text = _manifest_text(checkpoint)
     with reported(file, checkpoint.manifest.size), new_file(file) as descriptor:
-        archive = _Archive(descriptor)
-        if prefix:
-            members = torch_file.frame(checkpoint.manifest, len(text), place.opened, checkpoint.path)
-            for name, data in members.items():
-                archive.add(name, [data])
-        archive.add(f"{prefix}{MANIFEST_NAME}", [text])
-        for name, record in checkpoint.manifest.files.items():
-            with place.opened(name, record) as member:
-                if compress:
-                    archive.add(f"{prefix}{name}{SUFFIX}", compressed(_Verified(member).chunks()))
-                else:
-                    archive.add(f"{prefix}{name}", _Verified(member).chunks())
-        for tag in checkpoint.tags:
-            archive.add(f"{prefix}{tags.PREFIX}{tag}", [])
-        return archive.end()
+        return write_archive(descriptor, checkpoint, text, SUFFIXES[file.suffix.lower()], compress=compress)
+
+
+def write_archive(descriptor: int, checkpoint: Checkpoint, manifest: bytes, prefix: str, *, compress: bool) -> int:
+    """Write a checkpoint, whose manifest has this text, as a zip file, or as a torch file with its prefix; its size."""
+    place = checkpoint.place
+    archive = _Archive(descriptor)
+    if prefix:
+        members = torch_file.frame(checkpoint.manifest, len(manifest), place.opened, checkpoint.path)
+        for name, data in members.items():
+            archive.add(name, [data])
+    archive.add(f"{prefix}{MANIFEST_NAME}", [manifest])
+    for name, record in checkpoint.manifest.files.items():
+        with place.opened(name, record) as member:
+            if compress:
+                archive.add(f"{prefix}{name}{SUFFIX}", compressed(_Verified(member).chunks()))
+            else:
+                archive.add(f"{prefix}{name}", _Verified(member).chunks())
+    for tag in checkpoint.tags:
+        archive.add(f"{prefix}{tags.PREFIX}{tag}", [])
+    return archive.end()
 
 
 def unpack(file: Path, target: Path) -> Checkpoint:
