@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+from runner.lock import RunLock
 
 # Set before a test module can import torch: results depend on the number of threads, so it must not be the machine's.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -48,6 +51,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _own_state_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What one test is remembered to trust, no other test trusts."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture(autouse=True)
+def _locks_given_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back what a test locked by preparing a run that it does not carry out.
+
+    A lock that is held is renewed, with a sync of its file, under all the tests that follow.
+    """
+    held: list[RunLock] = []
+    acquire = RunLock.acquire
+
+    def noted(lock: RunLock) -> None:
+        acquire(lock)
+        held.append(lock)
+
+    monkeypatch.setattr(RunLock, "acquire", noted)
+    yield
+    for lock in held:
+        lock.release()
+    assert not [thread for thread in threading.enumerate() if thread.name == "run-lock"]
 
 
 @pytest.fixture(scope="session")
