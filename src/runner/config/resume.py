@@ -22,7 +22,6 @@ from runner.config.drift import is_setting
 from runner.config.finding import OUTPUTS, Found, find
 from runner.config.identity import BEGINNING
 from runner.config.kept_source import kept_sources
-from runner.config.names import shown
 from runner.config.own_targets import check_own
 from runner.config.recomposing import Replay, compose_again
 from runner.config.replay import as_text
@@ -144,7 +143,7 @@ def resumed(replay: Replay, config: Config, words: Words) -> Resumption | None:
     refused = [one for one in found if one.kind == STRUCTURAL and one.key.split(".")[0] not in words.allow]
     if refused:
         advice = "the saved state may not fit another model; type +allow=[model] to go on all the same"
-        raise ResumeError("\n".join([*map(_line, refused), advice]))
+        raise ResumeError("\n".join([*map(str, refused), advice]))
     notes = replay.notes
     if added:
         listed = ", ".join(f"{one.key}={as_text(one.now)}" for one in added)
@@ -165,11 +164,7 @@ def _check_beginning(replay: Replay, config: Config, found: Sequence[Difference]
     changed = [one for one in found if one.key.split(".")[0] in BEGINNING]
     if changed and any(beginning is not None for beginning in beginnings):
         advice = "the run has begun, and weights are not loaded into it again; leave this out, or begin a new run"
-        raise ResumeError("\n".join([*map(_line, changed), advice]))
-
-
-def _line(difference: Difference) -> str:
-    return f"{difference.key} was {_shown(difference.saved)} and is {_shown(difference.now)} now"
+        raise ResumeError("\n".join([*map(str, changed), advice]))
 
 
 def _plain(value: Any) -> Any:
@@ -179,7 +174,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)
-
-
-def _shown(value: Any) -> str:
-    return "not there" if value is NOT_THERE else shown(value)
