@@ -5,10 +5,9 @@ from pathlib import Path
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import split_choice
 from runner.checkpoint.manifest import MANIFEST_NAME
+from runner.config.finding import OUTPUTS
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, latest_run
-
-OUTPUTS = Path("outputs")
 
 
 def found(text: str) -> RunDir | Checkpoint:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
-from runner.cli.choosing import OUTPUTS, found
+from runner.cli.choosing import found
 from runner.cli.differing import show_differences
 from runner.cli.evaluating import evaluate
 from runner.cli.exporting import export_weights
@@ -32,6 +32,7 @@ from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_
 from runner.cli.summary import summarize, to_json
 from runner.cli.tagging import tag_checkpoint
 from runner.cli.verifying import verify_resume
+from runner.config.finding import OUTPUTS
 from runner.errors import CheckpointError, ResumeError, RunnerError
 from runner.quantities import size
 from runner.rundir import RunDir, find_runs
