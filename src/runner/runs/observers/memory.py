@@ -1,27 +1,20 @@
 """What observers keep over the attempts of a run, as the number by which a tracker knows it: `observers/<name>.json`.
 
-One that has `state_dict` and `load_state_dict` is given its state back before the first record of an attempt; it is
-asked for it after that record, after every save, and at the end. Not a part of the training: a resume from an older
-checkpoint gives the newest state back, and a fork, being a run of its own, begins without one.
+One that has `state_dict` and `load_state_dict` (of what JSON can hold: text, numbers, lists, mappings by text) is given
+its state back before the first record of an attempt; it is asked for it after that record, after every save, and at the
+end. Not a part of the training: a resume from an older checkpoint gives the newest state back, and a fork, being a run
+of its own, begins without one.
 """
 
 import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
+from runner.training.state import Stateful
+
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """An observer with something to keep, as what JSON can hold: text, numbers, lists, mappings by text."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Memory:
