@@ -103,7 +103,7 @@ def test_a_setting_of_the_optimizer_that_was_changed_is_the_one_it_steps_with(ca
 def test_what_an_optimizer_keeps_because_of_a_new_setting_starts_from_zero_and_that_is_said(train: Train) -> None:
     stopped, again = train(optimizer=adamw()), train(optimizer=adamw(amsgrad=True))
     stopped.advance(BEFORE)
-    assert again.state.load_state_dict(stopped.saved(), changed=["optimizer.amsgrad"]) == [
+    assert again.state.load_state_dict(stopped.saved(), changed=["optimizer.amsgrad"]).notes == [
         "the optimizer's max_exp_avg_sq: the checkpoint has none; with amsgrad it starts from zero"
     ]
 
@@ -112,7 +112,7 @@ def test_how_an_optimizer_computes_is_as_it_was_built_here(train: Train) -> None
     # An unfused kernel, where another machine had a fused one: the config is the same.
     stopped, again = train(optimizer=adamw(fused=True)), train(optimizer=adamw(fused=False))
     stopped.advance(BEFORE)
-    assert again.state.load_state_dict(stopped.saved()) == []
+    assert again.state.load_state_dict(stopped.saved()).notes == []
     assert [group["fused"] for group in again.state.optimizer.param_groups] == [False]
 
 
@@ -198,7 +198,7 @@ def test_a_schedule_with_other_settings_goes_on_as_if_it_had_had_them_all_along(
     stopped, again, whole = (train(optimizer=optimizer, scheduler=scheduler) for scheduler in (first, then, then))
     stopped.advance(BEFORE)
     whole.advance(BEFORE)
-    assert again.state.load_state_dict(stopped.saved(), changed=["scheduler.gamma"]) == []
+    assert again.state.load_state_dict(stopped.saved(), changed=["scheduler.gamma"]).notes == []
     for _ in range(AFTER):
         assert settings_of(again.state.optimizer) == settings_of(whole.state.optimizer)
         again.advance(1)
@@ -225,7 +225,7 @@ def test_another_optimizer_keeps_the_schedule(case: str, train: Train) -> None:
     stopped, again, whole = (train(optimizer=make, scheduler=scheduler) for make in (sgd(), adamw(), adamw()))
     stopped.advance(BEFORE)
     whole.advance(BEFORE)
-    assert again.state.load_state_dict(stopped.saved(), changed=["optimizer._target_"]) == [
+    assert again.state.load_state_dict(stopped.saved(), changed=["optimizer._target_"]).notes == [
         "the optimizer's state: torch.optim.sgd.SGD was saved, torch.optim.adamw.AdamW starts anew"
     ]
     assert not again.state.optimizer.state
@@ -265,7 +265,7 @@ def test_a_plateau_that_looks_for_the_greatest_forgets_the_smallest(train: Train
     stopped = train(scheduler=plateau(patience=1))
     scored(stopped, 1.0, 2.0)
     again = train(scheduler=plateau(patience=1, mode="max"))
-    notes = again.state.load_state_dict(stopped.saved(), changed=["scheduler.mode", "monitor.mode"])
+    notes = again.state.load_state_dict(stopped.saved(), changed=["scheduler.mode", "monitor.mode"]).notes
     live = again.state.scheduler.scheduler
     assert (live.best, live.num_bad_epochs) == (-float("inf"), 0)
     assert notes == ["the best val_loss so far: monitor.mode is another now"]
@@ -307,12 +307,12 @@ def test_a_schedule_by_epochs_goes_on_at_the_same_share_of_them(
     ahead = horizon(plan(max_epochs=6), 5, Past(step=6, steps_per_epoch=3, ahead=0)).ahead
     assert ahead == -4
     finer = train(scheduler=make(5, ahead), batch_size=2)
-    assert finer.state.load_state_dict(stopped.saved(), changed=["data.batch_size"]) == []
+    assert finer.state.load_state_dict(stopped.saved(), changed=["data.batch_size"]).notes == []
     # The cycle of torch has one step less than its length, so that its shares are not quite the same.
     assert finer.state.lr == pytest.approx(stopped.state.lr, rel=0.05 if "torch" in case else 1e-12)
     taken = finer.advance(13)
     again = train(scheduler=make(5, ahead), batch_size=2)
-    assert again.state.load_state_dict(finer.saved()) == []
+    assert again.state.load_state_dict(finer.saved()).notes == []
     assert differences(again.saved(), finer.saved()) == []
     taken += again.advance(7)
     # From the third epoch on, the curve of a training that has had 5 steps an epoch all along.
@@ -349,7 +349,7 @@ def test_the_decay_of_averaged_weights_is_the_new_one(train: Train) -> None:
     stopped = train(ema_decay=0.9)
     stopped.advance(2)
     again = train(ema_decay=0.5)
-    assert again.state.load_state_dict(stopped.saved(), changed=["trainer.ema_decay"]) == []
+    assert again.state.load_state_dict(stopped.saved(), changed=["trainer.ema_decay"]).notes == []
     before = {name: value.clone() for name, value in again.state.averaged.module.state_dict().items()}
     again.advance(1)
     raw, averaged = again.state.model.state_dict(), again.state.averaged.module.state_dict()
@@ -363,7 +363,7 @@ def test_other_settings_of_the_trainer_hold_from_the_next_step_on(trainer: dict[
     stopped = train()
     stopped.advance(3)
     again = train(**trainer)
-    notes = again.state.load_state_dict(stopped.saved(), changed=[f"trainer.{key}" for key in trainer])
+    notes = again.state.load_state_dict(stopped.saved(), changed=[f"trainer.{key}" for key in trainer]).notes
     fp16 = trainer.get("precision") == "fp16"
     assert notes == (["the gradient scaler: trainer.precision is another than was saved"] if fp16 else [])
     (step,) = again.advance(1)
@@ -432,7 +432,7 @@ def stopped_in_an_epoch(train: Train) -> dict[str, Any]:
 def test_a_reset_is_exactly_that_part_and_is_said(part: str, train: Train, differences: Differences) -> None:
     saved = stopped_in_an_epoch(train)
     again, fresh = worn(train), worn(train).saved()
-    (note,) = again.state.load_state_dict(saved, reset={part})
+    (note,) = again.state.load_state_dict(saved, reset={part}).notes
     assert f"as +reset=[{part}] asks" in note
     live = again.saved()
     changed = {name for name in saved if differences({"": live[name]}, {"": saved[name]})}
@@ -455,7 +455,7 @@ def test_a_reset_is_exactly_that_part_and_is_said(part: str, train: Train, diffe
 
 def test_all_parts_can_be_reset_at_once(train: Train) -> None:
     again = worn(train)
-    notes = again.state.load_state_dict(stopped_in_an_epoch(train), reset=set(RESETTABLE))
+    notes = again.state.load_state_dict(stopped_in_an_epoch(train), reset=set(RESETTABLE)).notes
     assert len(notes) == len(RESETTABLE)
     assert len(again.advance(4)) == 4
 
@@ -463,7 +463,7 @@ def test_all_parts_can_be_reset_at_once(train: Train) -> None:
 def test_a_reset_of_what_there_is_not_is_said(train: Train) -> None:
     stopped, again = train(), train()
     stopped.advance(3)
-    notes = again.state.load_state_dict(stopped.saved(), reset={"scaler", "averaged", "position", "objective"})
+    notes = again.state.load_state_dict(stopped.saved(), reset={"scaler", "averaged", "position", "objective"}).notes
     assert notes == [
         "+reset=[scaler]: there is no gradient scaler, so that nothing was reset",
         "+reset=[averaged]: there are no averaged weights, so that nothing was reset",
@@ -475,7 +475,7 @@ def test_a_reset_of_what_there_is_not_is_said(train: Train) -> None:
 def test_a_closed_form_that_is_reset_says_where_it_stands(train: Train) -> None:
     stopped, again = train(), train()
     stopped.advance(4)
-    assert again.state.load_state_dict(stopped.saved(), reset={"scheduler"}) == [
+    assert again.state.load_state_dict(stopped.saved(), reset={"scheduler"}).notes == [
         "the scheduler Constant stands at step 4 of its curve, as +reset=[scheduler] asks"
     ]
 
@@ -501,7 +501,7 @@ def test_the_best_of_the_other_direction_is_left_out(train: Train) -> None:
     stopped, again = train(), train()
     scored(stopped, 0.5)
     again.state.monitor = Monitor("val_loss", "max")
-    notes = again.state.load_state_dict(stopped.saved(), changed=["monitor.mode"])
+    notes = again.state.load_state_dict(stopped.saved(), changed=["monitor.mode"]).notes
     assert notes == ["the best val_loss so far: monitor.mode is another now"]
     assert again.state.best is None and again.state.improves({"val_loss": 0.1})
 
@@ -536,7 +536,7 @@ def test_a_position_of_another_kind_of_data_is_refused_or_reset(was_loader: bool
     other = train()
     if not was_loader:
         other.state.own["batches"] = OwnBatches()
-    (note,) = other.state.load_state_dict(saved, reset={"position"})
+    (note,) = other.state.load_state_dict(saved, reset={"position"}).notes
     assert note == "the unfinished epoch begins again, after 1 batch, as +reset=[position] asks"
     assert other.state.progress.batch == 0
 
@@ -545,14 +545,14 @@ def test_a_loader_that_is_reset_between_two_epochs_is_said_to_begin_anew(train: 
     stopped, again = train(), train()
     stopped.state.own["batches"], again.state.own["batches"] = OwnBatches(), OwnBatches()
     stopped.advance(3)
-    notes = again.state.load_state_dict(stopped.saved(), reset={"position"})
+    notes = again.state.load_state_dict(stopped.saved(), reset={"position"}).notes
     assert notes == ["the loader's own state begins anew, as +reset=[position] asks"]
 
 
 def test_what_an_objective_remembered_is_said_when_it_does_no_more(train: Train) -> None:
     stopped, again = train(), train()
     stopped.state.own["objective"] = Remembering()
-    assert again.state.load_state_dict(stopped.saved()) == ["the state of objective: it keeps none now"]
+    assert again.state.load_state_dict(stopped.saved()).notes == ["the state of objective: it keeps none now"]
 
 
 def test_a_save_right_after_a_resume_has_the_bytes_of_what_was_loaded(train: Train, tmp_path: Path) -> None:
@@ -572,7 +572,7 @@ def test_a_save_right_after_a_resume_has_the_bytes_of_what_was_loaded(train: Tra
 
     first = save(stopped, tmp_path / "first")
     again = worn(train)
-    assert again.state.load_state_dict(first.state()) == []
+    assert again.state.load_state_dict(first.state()).notes == []
     second = save(again, tmp_path / "second")
     for file in ("model.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json"):
         assert (second.path / file).read_bytes() == (first.path / file).read_bytes(), file

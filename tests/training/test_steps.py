@@ -381,7 +381,7 @@ def test_a_state_stays_whole_where_the_data_fail(
         training.advance(9)
     assert training.state.whole
     again = train(dataset=healthy, **settings)
-    assert again.state.load_state_dict(training.saved()) == []
+    assert again.state.load_state_dict(training.saved()).notes == []
     whole = train(dataset=healthy, **settings)
     taken = whole.advance(5)
     again.advance(5 - training.state.progress.step)

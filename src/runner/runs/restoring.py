@@ -16,7 +16,6 @@ from runner.data.batches import Batches
 from runner.data.position import Cut, converted
 from runner.records import Progress
 from runner.training import optimizer_state
-from runner.training.loading import load
 from runner.training.plan import Past
 from runner.training.schedule import TorchScheduler
 
@@ -62,7 +61,7 @@ def restore(
     at = Progress(**saved["progress"])
     batch, notes = (at.batch, []) if "position" in reset else _position(training, at.batch, cut, changed)
     saved = {**saved, "progress": asdict(replace(at, batch=batch))}
-    loaded = load(state, saved, reset=reset, changed=changed)
+    loaded = state.load_state_dict(saved, reset=reset, changed=changed)
     notes = [*notes, *loaded.notes]
     if isinstance(state.scheduler, TorchScheduler):
         notes += _own_counts(state.scheduler, changed)

@@ -15,7 +15,7 @@ from runner.errors import TrainingError
 from runner.records import Epoch, Evaluation, Monitor, Progress
 from runner.training import generators, optimizer_state
 from runner.training.best import Best, is_better
-from runner.training.loading import load
+from runner.training.loading import Loaded, load
 from runner.training.mean_loss import MeanLoss
 from runner.training.module_state import fit_transient, transient
 from runner.training.schedule import Scheduler
@@ -164,6 +164,6 @@ class TrainState:
 
     def load_state_dict(
         self, saved: Mapping[str, Any], *, reset: Collection[str] = (), changed: Collection[str] = ()
-    ) -> list[str]:
-        """Restore what `state_dict` gave; returns a line for everything that is not as it was. See loading.py."""
-        return load(self, saved, reset=reset, changed=changed).notes
+    ) -> Loaded:
+        """Restore what `state_dict` gave, part by part: see loading.py."""
+        return load(self, saved, reset=reset, changed=changed)
