@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.names import did_you_mean
 from runner.config.nodes import instantiate
-from runner.config.targets import GROUP_LEVEL
+from runner.config.targets import GROUP_LEVEL, parameters_of
 from runner.errors import ConfigError
 from runner.training.plan import Horizon
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 def build_optimizer(
     node: Mapping[str, Any], model: "nn.Module", device: "torch.device", notes: list[str]
 ) -> "Optimizer":
+    """The optimizer that `node` names, for the parameters of `model` that are trained, in groups by `node.groups`.
+
+    One whose first parameter is called `model` is given the model itself, as a closed form or a second-order optimizer
+    needs it; it chooses its parameters, so that there are no groups then. A line for what is not as asked for is added
+    to `notes`. Raises ConfigError.
+    """
     from torch.optim import Optimizer
 
     arguments = {key: value for key, value in node.items() if key not in GROUP_LEVEL["optimizer"]}
@@ -33,8 +39,11 @@ def build_optimizer(
             f"optimizer.fused: there is no fused kernel for these parameters on {device}; the plain one is used"
         )
     make = instantiate({**arguments, "_partial_": True}, "optimizer")
+    takes_model = _takes_model(node["_target_"])
+    if takes_model and rules:
+        raise ConfigError(f"optimizer.groups: {node['_target_']} takes the whole model, and no groups; leave them out")
     try:
-        optimizer = make(groups)
+        optimizer = make(model if takes_model else groups)
     except (TypeError, ValueError, RuntimeError) as e:
         raise ConfigError(f"optimizer._target_={node['_target_']}: could not be built: {e}") from e
     if not isinstance(optimizer, Optimizer):
@@ -52,6 +61,12 @@ def build_optimizer(
     if problems:
         raise ConfigError(problems)
     return optimizer
+
+
+def _takes_model(target: str) -> bool:
+    from hydra.utils import get_object
+
+    return next(iter(parameters_of(get_object(target)) or ()), None) == "model"
 
 
 def _fusible(model: "nn.Module", device: "torch.device") -> bool:

@@ -17,7 +17,8 @@ from runner.trust import INSTRUCTIONS, NODES
 GROUP_LEVEL = {"data": names_of(Batching), "optimizer": ("groups",)}
 """Keys of a group that the runner takes off before the rest of the node is handed to its target."""
 _FILLED_IN = {"scheduler": ("total_steps", "steps_per_epoch")}
-_FIRST_FILLED_IN = {"optimizer": ("params",), "scheduler": ("optimizer",)}
+_FIRST_FILLED_IN = {"optimizer": ("params", "model"), "scheduler": ("optimizer",)}
+"""By these names, the first parameter: most optimizers are given `params`, and one whose first is `model` gets that."""
 
 
 class TargetError(Exception):
