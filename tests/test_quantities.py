@@ -1,8 +1,10 @@
-"""Sizes and lengths of time, as people read them."""
+"""Sizes, lengths of time and scores, as people read them."""
+
+import math
 
 import pytest
 
-from runner.quantities import duration, size
+from runner.quantities import duration, score, size
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,22 @@ def test_sizes(bytes_: float, text: str) -> None:
 )
 def test_lengths_of_time_are_written_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.94351, "0.9435"),
+        (12.0, "12.0000"),
+        (0.0, "0.0000"),
+        (-0.5, "-0.5000"),
+        (0.0010, "0.0010"),
+        (0.00099, "0.00099"),
+        (2.847e-11, "2.85e-11"),
+        (-1.5e-6, "-1.5e-06"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+    ],
+)
+def test_a_score_shows_some_digits_of_whatever_is_not_zero(value: float, text: str) -> None:
+    assert score(value) == text

@@ -1,4 +1,4 @@
-"""Sizes and lengths of time, as people read them."""
+"""Sizes, lengths of time and scores, as people read them."""
 
 
 def size(number: float) -> str:
@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
+
+
+def score(value: float) -> str:
+    """A loss or metric: 0.9435, and 2.8e-11 where four places would show nothing of it."""
+    return f"{value:.4f}" if value == 0.0 or not abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def epoch_number(epoch: int, batch: int) -> int:

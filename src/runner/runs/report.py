@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from runner.config.secrets import redact, redact_overrides
-from runner.quantities import duration, position, size
+from runner.quantities import duration, position, score, size
 from runner.runs.observers.progress import epoch_of
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def end(
     if skipped:
         tell(console, f"left out     {_steps(skipped)}, because loss or gradients were not finite")
     if best is not None:
-        say(console, f"best         {best.metric} {best.value:.4f} at step {best.step}")
+        say(console, f"best         {best.metric} {score(best.value)} at step {best.step}")
     if newest is not None:
         say(console, f"checkpoints  {short(directory / 'checkpoints')}")
         say(console, f"newest       {newest.path.name}")

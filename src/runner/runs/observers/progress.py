@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from runner.quantities import duration, epoch_number
+from runner.quantities import duration, epoch_number, score
 from runner.records import Ended, Epoch, Evaluating, Evaluation, Record, Saved, Started, Step
 from runner.records import Progress as Position
 
@@ -121,7 +121,7 @@ class ProgressDisplay:
         rate = (step.progress.samples - self.begun_samples) / seconds if seconds > 0 else 0.0
         parts = [f"step {step.progress.step}"] if self.bar else []
         if self.loss is not None:
-            parts.append(f"loss {self.loss:.4f}")
+            parts.append(f"loss {score(self.loss)}")
         parts += [f"lr {step.lr:.1e}", f"{rate:,.0f} samples/s" if self.wide else f"{rate:,.0f}/s"]
         left = self._seconds_left(step, seconds)
         if left is not None:
@@ -142,7 +142,7 @@ def _evaluation_line(record: Evaluation) -> Text:
     at = record.progress
     line = Text(f"{record.split:<10} epoch {epoch_of(at)}  step {at.step}")
     for name, value in record.metrics.items():
-        line.append(f"  {name} {value:.4f}")
+        line.append(f"  {name} {score(value)}")
     if record.weights == "averaged":
         line.append("  averaged weights", style="dim")
     if record.improved:
