@@ -79,7 +79,7 @@ class Forecast:
             if samples is None or self.window >= len(samples):
                 there = "no such split" if samples is None else f"{len(samples)} windows in it"
                 raise ConfigError(
-                    f"observers.forecast: no window {self.window} of the {self.split} split is there, for the data have "
+                    f"observers.forecast: there is no window {self.window} of split {self.split}, for the data have "
                     f"{there}; set observers.forecast.split and observers.forecast.window to one that there is"
                 )
             points = samples[self.window][0]
