@@ -34,6 +34,8 @@ class Drawing:
         """
         if self._device.type == "meta":
             return torch.empty((size, size), dtype=self.dtype)
+        if spectral_radius == 0.0:
+            return torch.zeros((size, size), dtype=self.dtype)
         for _ in range(_TRIES):
             matrix = self._between_minus_one_and_one((size, size))
             if connectivity < 1.0:

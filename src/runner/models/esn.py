@@ -1,29 +1,28 @@
 """Echo state networks: a random recurrent reservoir that stays as it is, and a linear readout that is trained.
 
-    classic_esn    input -> reservoir -> (input, states) -> readout
-    ott_esn        the same with the states of even units squared
-    linear_esn     the same with a reservoir without non-linearity
-    headless_esn   input -> reservoir -> states
-
-B batch, T time, F input, O output, D what the readout sees.
+B batch, T time, F input, U driver, O output, N units, D what the readout sees.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import os
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import ConfigError
 from runner.models.drawing import Drawing
+from runner.models.esn_file import load_file, save_file
+from runner.models.esn_inputs import Input, check_driver, parts
+from runner.models.esn_options import dtype_of, option_problems
 from runner.models.readout import Readout
 from runner.models.reservoir import Reservoir
 
 
 class ESNModel(nn.Module):
-    """An echo state network. It is called with x: (B, T, F), or {"input": x}, and returns (B, T, O).
+    """An echo state network. Called with (B, T, F) it returns (B, T, O), or the states (B, T, N) without a readout.
 
-    Each call goes on from the state in which the last one left the reservoir; `reset_reservoirs` begins anew.
+    Every call, of `fit` and `forecast` too, goes on from the state in which the last one left the reservoir. A new
+    model is cold; `reset_reservoirs` makes it so again.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class ESNModel(nn.Module):
         input_scaling: float = 1.0,
         driver_size: int = 0,
         driver_scaling: float = 1.0,
-        bias: float = 0.0,
+        bias: float = 1.0,
         trainable: bool = False,
         stateful: bool = True,
         readout_bias: bool = True,
@@ -48,10 +47,37 @@ class ESNModel(nn.Module):
         seed: int | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> None:
+        """Raises ConfigError, with a line for each argument that is out of range.
+
+        output_size: None for no readout. squared: the readout sees the states of even units squared.
+        connectivity: the probability that a recurrent weight is not zero. input_scaling, driver_scaling, bias: the
+        bounds between which the weights of the input, those of a driver, and the bias are drawn; a bias of 0 is none.
+        trainable: the reservoir learns by gradients. stateful: false lets each call begin cold.
+        seed: of all weights, which then leave torch's generator alone; None draws from that. dtype: None is torch's.
+        """
         super().__init__()
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.get_default_dtype()
-        drawing = Drawing(seed, dtype)
-        self.squared = squared
+        self._hyperparameters: dict[str, Any] = {
+            "reservoir_size": reservoir_size,
+            "input_size": input_size,
+            "output_size": output_size,
+            "squared": squared,
+            "activation": activation,
+            "leak_rate": leak_rate,
+            "spectral_radius": spectral_radius,
+            "connectivity": connectivity,
+            "input_scaling": input_scaling,
+            "driver_size": driver_size,
+            "driver_scaling": driver_scaling,
+            "bias": bias,
+            "trainable": trainable,
+            "stateful": stateful,
+            "readout_bias": readout_bias,
+            "readout_trainable": readout_trainable,
+            "seed": seed,
+        }
+        if problems := option_problems(self._hyperparameters):
+            raise ConfigError(problems)
+        drawing = Drawing(seed, dtype_of(dtype))
         self._modules_dict = nn.ModuleDict()
         self._modules_dict["reservoir"] = Reservoir(
             reservoir_size,
@@ -78,73 +104,137 @@ class ESNModel(nn.Module):
             )
 
     @property
-    def reservoir(self) -> Reservoir:
-        return self._modules_dict["reservoir"]  # type: ignore[return-value]
+    def config(self) -> dict[str, Any]:
+        """How to build a model like this one, as plain values; its weights are not in it."""
+        kind = type(self)
+        dtype = str(self.reservoir.weight_hh.dtype).removeprefix("torch.")
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self._hyperparameters, "dtype": dtype}
 
     @property
-    def readout(self) -> Readout:
-        if "output" not in self._modules_dict:
-            raise ConfigError("the model has no readout")
-        return self._modules_dict["output"]  # type: ignore[return-value]
+    def reservoir(self) -> Reservoir:
+        return cast(Reservoir, self._modules_dict["reservoir"])
+
+    @property
+    def readout(self) -> Readout | None:
+        return cast(Readout, self._modules_dict["output"]) if "output" in self._modules_dict else None
 
     @property
     def fitted(self) -> bool:
-        """Whether the readout was solved for directly."""
-        return "output" in self._modules_dict and bool(self.readout.fitted)
+        """Whether the readout was solved for directly, by `fit` say; it is saved with the weights."""
+        return self.readout is not None and bool(self.readout.fitted)
 
-    def forward(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Input) -> Tensor:
         features_BTD = self.features(x)
-        return self.readout(features_BTD) if "output" in self._modules_dict else features_BTD
+        return features_BTD if self.readout is None else self.readout(features_BTD)
 
-    def features(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """What the readout sees, (B, T, D); without a readout the states."""
-        x_BTF = x["input"] if isinstance(x, Mapping) else x
-        states_BTN = self.reservoir(x_BTF)
-        return self._seen(x_BTF, states_BTN)
-
-    def _seen(self, x_BTF: Tensor, states_BTN: Tensor) -> Tensor:
-        if "output" not in self._modules_dict:
-            return states_BTN
-        if self.squared:
-            even = torch.arange(states_BTN.shape[-1], device=states_BTN.device) % 2 == 0
-            states_BTN = torch.where(even, states_BTN**2, states_BTN)
-        return torch.cat([x_BTF, states_BTN], dim=-1)
+    def features(self, x: Input) -> Tensor:
+        """What the readout sees: the input and the states, (B, T, F + N); without a readout the states, (B, T, N)."""
+        x_BTF, driver_BTU = self._parts(x)
+        return self._seen(x_BTF, self.reservoir(x_BTF, driver_BTU))
 
     def reset_reservoirs(self) -> None:
+        """Make the reservoir cold."""
         self.reservoir.reset()
 
     @torch.no_grad()
-    def fit(self, x: Tensor | Mapping[str, Tensor], y: Tensor, *, washout: int = 0, alpha: float = 1e-6) -> "ESNModel":
-        """Solve for the readout directly, in float64, without the first `washout` steps of each sequence."""
-        features = self.features(x)
-        self.readout.clear()
-        self.readout.gather(features[:, washout:], y[:, washout:])
-        self.readout.solve(alpha)
-        self.readout.clear()
+    def fit(self, x: Input, y: Tensor, *, washout: int = 0, alpha: float = 1e-6) -> "ESNModel":
+        """Solve for the readout that gives y: (B, T, O), by ridge regression in float64.
+
+        The first `washout` steps of each sequence only bring the reservoir up to date. See Readout for `alpha`.
+        """
+        readout = self._readout("fit")
+        x_BTF, _ = self._parts(x)
+        if y.shape != (*x_BTF.shape[:2], readout.out_features):
+            wanted = (*x_BTF.shape[:2], readout.out_features)
+            raise ValueError(f"the targets are {tuple(y.shape)}; wanted {wanted}, one for each step of the input")
+        if not 0 <= washout < x_BTF.shape[1]:
+            raise ValueError(f"washout is {washout}; wanted 0 or more, and fewer than the {x_BTF.shape[1]} steps")
+        features_BTD = self.features(x)
+        readout.clear()
+        try:
+            readout.gather(features_BTD[:, washout:], y[:, washout:])
+            readout.solve(alpha)
+        finally:
+            readout.clear()
         return self
 
     @torch.no_grad()
-    def forecast(self, warmup: Tensor | Mapping[str, Tensor], horizon: int) -> Tensor:
-        """What follows `warmup`, (B, horizon, O): each output is the next input, the first that of the last warm-up step."""
-        out = self(warmup)[:, -1:]
-        outs = [out]
-        for _ in range(horizon - 1):
-            out = self(out)
-            outs.append(out)
-        return torch.cat(outs, dim=1)
+    def forecast(self, warmup: Input, horizon: int, *, driver: Tensor | None = None) -> Tensor:
+        """What follows `warmup`: (B, horizon, O), each output being the next input.
 
+        The first is the output at the last step of the warm-up: the forecast of the step behind it. A model that is
+        driven needs `driver`: (B, horizon - 1, U), for the steps that are forecast and fed back.
+        """
+        readout = self._readout("forecast")
+        x_BTF, driver_BTU = self._parts(warmup)
+        if readout.out_features != x_BTF.shape[-1]:
+            raise ValueError(
+                f"the model has {x_BTF.shape[-1]} inputs and {readout.out_features} outputs; wanted as many, for each "
+                "output of a forecast is the next input"
+            )
+        if type(horizon) is not int or horizon < 1:
+            raise ValueError(f"horizon is {horizon!r}; wanted a whole number of at least 1")
+        if horizon > 1:
+            check_driver(driver, (len(x_BTF), horizon - 1, self._hyperparameters["driver_size"]), "the forecast")
+        reservoir = self.reservoir
+        states_BTN = reservoir.advance(x_BTF, driver_BTU, reservoir.begin(len(x_BTF)))
+        x_BTF, states_BTN = x_BTF[:, -1:], states_BTN[:, -1:]
+        outputs = [readout(self._seen(x_BTF, states_BTN))]
+        for step in range(horizon - 1):
+            x_BTF = outputs[-1].to(x_BTF.dtype)
+            driven = None if driver is None else driver[:, step : step + 1]
+            states_BTN = reservoir.advance(x_BTF, driven, states_BTN[:, -1])
+            outputs.append(readout(self._seen(x_BTF, states_BTN)))
+        reservoir.keep(states_BTN[:, -1])
+        return torch.cat(outputs, dim=1)
 
-def classic_esn(reservoir_size: int, input_size: int, output_size: int, **options: Any) -> ESNModel:
-    return ESNModel(reservoir_size, input_size, output_size, **options)
+    def save(self, path: str | os.PathLike[str], include_states: bool = False, **kwargs: Any) -> None:
+        """Save the weights, and the reservoir's state if asked, durably; what stood there stays until that is done.
 
+        `kwargs` go to torch.save. Folders are made. The file opens with torch.load and is described in esn_file.py.
+        """
+        save_file(self, path, include_states=include_states, **kwargs)
 
-def ott_esn(reservoir_size: int, input_size: int, output_size: int, **options: Any) -> ESNModel:
-    return ESNModel(reservoir_size, input_size, output_size, squared=True, **options)
+    def load(self, path: str | os.PathLike[str], strict: bool = True, load_states: bool = False) -> None:
+        """Load weights; the reservoir is cold then, or in the file's state if asked.
 
+        Takes what `save` writes, and every other file or run that holds such weights; `strict=False` allows names that
+        are missing or too many. Raises MissingError (a FileNotFoundError), and MismatchError (a RuntimeError) for
+        other names, shapes or hyperparameters; then the model is as it was.
+        """
+        load_file(self, path, strict=strict, load_states=load_states)
 
-def linear_esn(reservoir_size: int, input_size: int, output_size: int, **options: Any) -> ESNModel:
-    return ESNModel(reservoir_size, input_size, output_size, activation="identity", **options)
+    @classmethod
+    def load_from_file(
+        cls,
+        path: str | os.PathLike[str],
+        model: "ESNModel | None" = None,
+        strict: bool = True,
+        load_states: bool = False,
+    ) -> "ESNModel":
+        """The same `model`, with the file's weights."""
+        if not isinstance(model, ESNModel):
+            raise ValueError(
+                f"model is {type(model).__name__}; wanted an ESNModel to load into, as in "
+                "ESNModel.load_from_file(path, model=classic_esn(100, 1, 1)); runner.load(path) builds one"
+            )
+        model.load(path, strict=strict, load_states=load_states)
+        return model
 
+    def _seen(self, x_BTF: Tensor, states_BTN: Tensor) -> Tensor:
+        if self.readout is None:
+            return states_BTN
+        if self._hyperparameters["squared"]:
+            even = torch.arange(states_BTN.shape[-1], device=states_BTN.device) % 2 == 0
+            states_BTN = torch.where(even, states_BTN.square(), states_BTN)
+        return torch.cat([x_BTF, states_BTN], dim=-1)
 
-def headless_esn(reservoir_size: int, input_size: int, **options: Any) -> ESNModel:
-    return ESNModel(reservoir_size, input_size, None, **options)
+    def _readout(self, what: str) -> Readout:
+        if self.readout is None:
+            raise ConfigError(f"{what}: the model has no readout; build it with an output_size, as classic_esn does")
+        return self.readout
+
+    def _parts(self, x: Input) -> tuple[Tensor, Tensor | None]:
+        held = self._hyperparameters
+        dtype = self.reservoir.weight_hh.dtype
+        return parts(x, input_size=held["input_size"], driver_size=held["driver_size"], dtype=dtype)

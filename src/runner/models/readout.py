@@ -23,6 +23,11 @@ class Readout(nn.Module):
 
     fitted: Tensor
     """Whether `solve` has set the weights: a () bool buffer, so that it is saved with them."""
+    count: Tensor | None
+    mean_features: Tensor
+    mean_targets: Tensor
+    gram: Tensor
+    cross: Tensor
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, trainable: bool, drawing: Drawing) -> None:
         """Weights are drawn as torch.nn.Linear draws them, and learn by gradients only if `trainable`."""
@@ -99,12 +104,18 @@ class Readout(nn.Module):
         y = targets.detach().reshape(-1, self.out_features).to(x)
         return x, y
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        if f"{prefix}weight" in state_dict:
+            # Weights of another program do not say it.
+            state_dict.setdefault(f"{prefix}fitted", torch.zeros((), dtype=torch.bool))
+        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Readout":
         # float() and to(dtype) would take the sums with them, and half of their digits.
         sums: dict[str, Any] = {name: getattr(self, name) for name in _SUMS}
         for name in _SUMS:
             self._buffers[name] = None
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in sums.items():
             self._buffers[name] = None if value is None else value.to(self.weight.device)
         return self
@@ -127,4 +138,5 @@ def ridge(gram: Tensor, cross: Tensor, alpha: float) -> Tensor:
     values = values.clamp(min=0.0)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values.max()
     inverse = torch.where(kept, 1.0 / (values + alpha).where(kept, 1.0), 0.0)
-    return vectors @ (inverse[:, None] * (vectors.T @ cross))
+    weights: Tensor = vectors @ (inverse[:, None] * (vectors.T @ cross))
+    return weights

@@ -2,12 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from runner.errors import ConfigError
 from runner.models.drawing import Drawing
 
 
@@ -61,7 +60,7 @@ class Reservoir(nn.Module):
         self.weight_hh = weight(drawing.recurrent(size, spectral_radius=spectral_radius, connectivity=connectivity))
         self.weight_feedback = weight(drawing.uniform((size, input_size), input_scaling))
         self.weight_input = weight(drawing.uniform((size, driver_size), driver_scaling)) if driver_size else None
-        self.bias = weight(drawing.uniform((size,), bias)) if bias else None
+        self.bias_h = weight(drawing.uniform((size,), bias)) if bias else None
         self.register_buffer("state", None, persistent=False)
         self.restored = False
         """Whether the state was read from a file and no call has gone on from it yet."""
@@ -98,9 +97,10 @@ class Reservoir(nn.Module):
         """The states (B, T, N) that follow `h_BN`; what is kept stays as it is."""
         f, a = ACTIVATIONS[self.activation], self.leak_rate
         # The recurrence in full precision: what is rounded here comes back at every later step.
-        with torch.autocast(x_BTF.device.type, enabled=False):
+        kind = x_BTF.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             # All steps at once: only what needs the step before is left to the loop.
-            drive_TBN = nn.functional.linear(x_BTF.transpose(0, 1), self.weight_feedback, self.bias)
+            drive_TBN = nn.functional.linear(x_BTF.transpose(0, 1), self.weight_feedback, self.bias_h)
             if self.weight_input is not None and driver_BTU is not None:
                 drive_TBN = drive_TBN + nn.functional.linear(driver_BTU.transpose(0, 1), self.weight_input)
             W_T = self.weight_hh.T
@@ -121,14 +121,6 @@ class Reservoir(nn.Module):
         """Make it cold."""
         self.state, self.restored = None, False
 
-
-def activation_problems(name: str) -> list[str]:
-    """A line with the nearest name if there is no such activation."""
-    if name in ACTIVATIONS:
-        return []
-    nearest = get_close_matches(str(name), ACTIVATIONS, n=1)
-    meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return [f"model.activation is {name!r}; wanted one of {', '.join(ACTIVATIONS)}{meant}"]
-
-
-__all__ = ["ACTIVATIONS", "ConfigError", "Reservoir", "activation_problems"]
+    def restore(self, state_BN: Tensor) -> None:
+        """Let the next call go on from a state that was read from a file."""
+        self.state, self.restored = state_BN.to(self.weight_hh), True

@@ -1,0 +1,229 @@
+"""Files of echo state networks, as torch.save writes them:
+
+    state_dict         the weights, by name
+    metadata           the version of torch; the user's own, once written there
+    config             how to build such a model: a node of a config, in plain values
+    reservoir_states   {"reservoir": (B, N)}, if asked
+
+Whoever opens one with torch.load, changes it and writes it with torch.save has a file that still loads.
+"""
+
+import inspect
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from runner.checkpoint.durable import write_all
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.interop import read_weights
+from runner.checkpoint.matching import Matching, Spec, match, unwrapped
+from runner.checkpoint.pickled import PICKLE, ZIP, opened, read_pickled
+from runner.checkpoint.single import written
+from runner.errors import CheckpointError, FormatError, MissingError
+from runner.models.esn_options import FIXED
+
+if TYPE_CHECKING:
+    from runner.models.esn import ESNModel
+
+RESERVOIR = "reservoir"
+"""The only reservoir, in `reservoir_states`."""
+FITTED = "_modules_dict.output.fitted"
+WEIGHT = "_modules_dict.output.weight"
+
+_UNSEEN = (
+    *("squared", "activation", "leak_rate", "spectral_radius", "connectivity"),
+    *("input_scaling", "driver_scaling", "bias"),
+)
+"""Hyperparameters that the shapes of the weights do not show."""
+
+
+class MismatchError(CheckpointError, RuntimeError):
+    """The weights in a file are not those of such a model."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    states: Tensor | None = None
+
+
+def save_file(model: "ESNModel", path: str | os.PathLike[str], *, include_states: bool, **kwargs: Any) -> None:
+    """Save a model; `kwargs` are torch.save's. Raises SaveError, and what stood there still does."""
+    weights = {unwrapped(name): value for name, value in model.state_dict().items()}
+    if any(value.is_meta for value in weights.values()):
+        raise ValueError('the model is on the device "meta" and has no weights to save; load or draw some first')
+    content: dict[str, Any] = {
+        # On the CPU, so that a plain torch.load opens it on any machine.
+        "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
+        "metadata": {"torch": str(torch.__version__)},
+        "config": model.config,
+    }
+    state = model.reservoir.state
+    if include_states:
+        content["reservoir_states"] = {} if state is None else {RESERVOIR: state.cpu()}
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **kwargs)
+    with written(Path(path), buffer.getbuffer().nbytes, overwrite=True) as descriptor:
+        write_all(descriptor, buffer.getbuffer())
+
+
+def load_file(model: "ESNModel", path: str | os.PathLike[str], *, strict: bool, load_states: bool) -> None:
+    """Load into `model`, which stays as it was if this raises. See ESNModel.load."""
+    found = _read(Path(path))
+    live = model.state_dict()
+    matching = _matching(found, live)
+    problems = [f"missing: {name}" for name in matching.missing]
+    problems += [f"unexpected: {name}" for name in matching.unexpected]
+    sizes = [
+        f"size mismatch for {name}: the file has {there}, the model {wanted}"
+        for name, (there, wanted) in matching.mismatched.items()
+    ]
+    if sizes or (problems and (strict or not matching.loaded)):
+        raise MismatchError(f"{found.path}: does not fit the model: {_listed(sizes + problems)}; {_advice(found)}")
+    _check_config(found, model)
+    if load_states:
+        _check_states(found, model)
+    if problems:
+        warnings.warn(f"{found.path}: not all was loaded: {_listed(problems)}", stacklevel=3)
+    # Weights on the device "meta" have no place to copy to: they become the file's.
+    anew = any(live[name].is_meta for name in matching.loaded)
+    weights = {name: found.tensors[source] for name, source in matching.loaded.items()}
+    model.load_state_dict(weights, strict=False, assign=anew)
+    model.reset_reservoirs()
+    if found.config is None:
+        held = ", ".join(f"{name}={model.config[name]!r}" for name in _UNSEEN)
+        warnings.warn(
+            f"{found.path}: has no config, so that nothing tells whether it was saved with what this model has: {held}",
+            stacklevel=3,
+        )
+    if load_states:
+        if found.states is None:
+            warnings.warn(
+                f"{found.path}: no reservoir states found; save with include_states=True, or load without load_states; "
+                "the reservoir is cold",
+                stacklevel=3,
+            )
+        else:
+            model.reservoir.restore(found.states)
+
+
+def _read(path: Path) -> _Found:
+    if not path.exists():
+        raise MissingError(f"{path}: is not there; wanted a file that model.save(path) has written")
+    if path.is_file():
+        with opened(path) as file:
+            start = file.read(len(ZIP))
+        if start == ZIP or start.startswith(PICKLE):
+            found = _of_torch(path)
+            if found is not None:
+                return found
+    return _Found(path, read_weights(path).tensors, _config_of_checkpoint(path))
+
+
+def _of_torch(path: Path) -> _Found | None:
+    """What a file such as ours holds; None for others of torch.save, and for those of another kind."""
+    try:
+        value, _ = read_pickled(path)
+    except FormatError:
+        # A packed checkpoint is a zip file, too. What else it may be is told by who reads them all.
+        return None
+    if not isinstance(value, Mapping) or not isinstance(value.get("state_dict"), Mapping):
+        return None
+    tensors = {str(name): tensor for name, tensor in value["state_dict"].items() if isinstance(tensor, Tensor)}
+    config, states = value.get("config"), value.get("reservoir_states")
+    state = states.get(RESERVOIR) if isinstance(states, Mapping) else None
+    return _Found(
+        path,
+        tensors,
+        config if isinstance(config, Mapping) else None,
+        state if isinstance(state, Tensor) else None,
+    )
+
+
+def _config_of_checkpoint(path: Path) -> Mapping[str, Any] | None:
+    """The node that built the model of a run or checkpoint; None for weights of other programs."""
+    try:
+        config = Checkpoint.open(path).config
+    except CheckpointError:
+        return None
+    node = config.get("model")
+    return node if isinstance(node, Mapping) else None
+
+
+def _matching(found: _Found, live: Mapping[str, Tensor]) -> Matching:
+    bare = {unwrapped(name) for name in found.tensors}
+    wanted = {unwrapped(name): name for name in live}
+    # Weights that no call of `solve` has set, and those of other programs, need not say so.
+    stood_in = {wanted[FITTED]} if FITTED in wanted and FITTED not in bare else set()
+    try:
+        return match(
+            # What has no numbers is nothing: some programs keep a place for a driver that is not there.
+            {name: _spec(value) for name, value in found.tensors.items() if value.numel() or unwrapped(name) in wanted},
+            {name: _spec(value) for name, value in live.items() if name not in stood_in},
+            rename={},
+        )
+    except ValueError as error:
+        raise MismatchError(f"{found.path}: {error}") from error
+
+
+def _spec(value: Tensor) -> Spec:
+    return Spec(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+
+
+def _check_config(found: _Found, model: "ESNModel") -> None:
+    """Raise MismatchError for a file whose weights were drawn for, or used in, another network of the same shapes."""
+    if found.config is None:
+        return
+    there, live = hyperparameters_of(found.config, type(model)), model.config
+    problems = [
+        f"{name} is {there[name]!r} in the file and {live[name]!r} in the model"
+        for name in _UNSEEN
+        if name in there and there[name] != live[name]
+    ]
+    if problems:
+        given = ", ".join(f"{name}={there[name]!r}" for name in _UNSEEN if name in there and there[name] != live[name])
+        raise MismatchError(f"{found.path}: {'; '.join(problems)}; build the model with {given}")
+
+
+def hyperparameters_of(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The hyperparameters that a node names or leaves at their defaults, whether it names `kind` or one of the
+    functions that make a network."""
+    values: dict[str, Any] = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    nested = node.get("reservoir_config")
+    values |= {name: value for name, value in node.items() if name in values}
+    values |= {name: value for name, value in (nested if isinstance(nested, Mapping) else {}).items() if name in values}
+    return {**values, **FIXED.get(str(node.get("_target_")).rpartition(".")[2], {})}
+
+
+def _check_states(found: _Found, model: "ESNModel") -> None:
+    units = len(model.reservoir.weight_hh)
+    if found.states is not None and (found.states.ndim != 2 or found.states.shape[1] != units):
+        raise MismatchError(
+            f"{found.path}: size mismatch for the reservoir states: the file has {list(found.states.shape)}, the model "
+            f"(sequences, {units}); load without load_states"
+        )
+
+
+def _advice(found: _Found) -> str:
+    sizes = ("reservoir_size", "input_size", "output_size", "driver_size")
+    held = [f"{name}={found.config[name]!r}" for name in sizes if found.config is not None and name in found.config]
+    return f"build the model with the sizes of the file, {', '.join(held)}" if held else "build such a model"
+
+
+def _listed(problems: list[str]) -> str:
+    return "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
