@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Weights:
     """`the safetensors file PATH`"""
     notes: tuple[str, ...] = ()
     """What else was there."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """What stands beside the state dict in a file of torch.save, by its keys."""
 
 
 def read_weights(path: Path, which: str | int = "latest", *, weights: str = "raw") -> Weights:
@@ -75,6 +77,13 @@ def look(path: Path, which: str | int = "latest") -> None:
         _weights_in(path)
     else:
         _kind_of(path)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `path` is a run, or a checkpoint of any form. It is checked where it is read."""
+    if path.is_file():
+        return _kind_of(path) == "ours"
+    return _is_ours(path)
 
 
 def _is_ours(path: Path) -> bool:
@@ -171,7 +180,8 @@ def _chosen(value: Any, unknown: tuple[str, ...], path: Path) -> Weights:
     if "n_averaged" in tensors and all(name.startswith("module.") for name in tensors.keys() - {"n_averaged"}):
         # How many weights an AveragedModel has averaged: no tensor of the model.
         del tensors["n_averaged"]
-    return Weights(tensors, what, tuple(notes))
+    beside = {} if place is None else {key: item for key, item in value.items() if key != place}
+    return Weights(tensors, what, tuple(notes), beside)
 
 
 def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:

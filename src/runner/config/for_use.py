@@ -30,19 +30,25 @@ _ESCAPED = re.compile(r"(?<!\\)\\(?:\\\\)*\$\{")
 
 
 def config_for_use(
-    checkpoint: Checkpoint, keys: Collection[str], overrides: Sequence[str], *, trusted: Sequence[str]
+    checkpoint: Checkpoint,
+    keys: Collection[str],
+    overrides: Sequence[str],
+    *,
+    trusted: Sequence[str],
+    moved: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What stands under `keys` in the config of a checkpoint, resolved here and now, with `overrides` on top.
 
     A file may be anybody's: nothing is imported before every target under `keys` has been found to be this user's own,
-    or under a root in `trusted` or in `+trust=[...]` among the overrides.
+    or under a root in `trusted` or in `+trust=[...]` among the overrides. `moved` says what a target of the file is
+    called now.
     Raises ConfigError with every mistake; TrustError; CheckpointError.
     """
     words, overrides = split_words(overrides)
     if words != Words(trust=words.trust):
         raise ConfigError("+resume, +allow and +reset are for launches; leave them out")
     try:
-        config = _trusted_config(checkpoint, keys, overrides, (*trusted, *words.trust))
+        config = _trusted_config(checkpoint, keys, overrides, (*trusted, *words.trust), moved or {})
     except TrustError as error:
         raise TrustError("\n".join([str(error), *sources_of(checkpoint, keys)])) from error
     problems = _missing(config, keys) or [line for node in target_nodes(config) for line in problems_of(node)]
@@ -59,11 +65,15 @@ def sources_of(checkpoint: Checkpoint, keys: Collection[str]) -> list[str]:
 
 
 def _trusted_config(
-    checkpoint: Checkpoint, keys: Collection[str], overrides: Sequence[str], trusted: Sequence[str]
+    checkpoint: Checkpoint,
+    keys: Collection[str],
+    overrides: Sequence[str],
+    trusted: Sequence[str],
+    moved: Mapping[str, str],
 ) -> dict[str, Any]:
     where, memory = checkpoint.path, TrustMemory()
     if not overrides:
-        saved = checkpoint.config
+        saved = _renamed(checkpoint.config, moved)
         wanted = {key: saved.get(key) for key in keys}
         check_targets(wanted, trusted=trusted, memory=memory, where=str(where))
         if any(isinstance(text, str) and "${" in text for _, text in leaves(wanted)):
@@ -72,7 +82,7 @@ def _trusted_config(
         # What is built is this one, with what came from the environment and from elsewhere in the file.
         check_targets(config, trusted=trusted, memory=memory, where=str(where))
     else:
-        composition = _with_overrides(checkpoint, overrides)
+        composition = _with_overrides(checkpoint, overrides, moved)
         config = _resolved(composition.config.composed, keys, where)
         check_own(config, overrides, trusted=trusted, memory=memory, sources=Sources(), where=where)
         # After that, because it imports the targets that were typed.
@@ -87,7 +97,7 @@ def _resolved(tree: Mapping[str, Any], keys: Collection[str], where: Path) -> di
         raise FormatError(f"{where}/{error}") from error
 
 
-def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> Composition:
+def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str], moved: Mapping[str, str]) -> Composition:
     """The saved config with overrides on top. ConfigError with every one that has no place in it."""
     saved = saved_config(checkpoint.document(COMPOSED), checkpoint.document(BUILT), where=checkpoint.path)
     loader = config_loader(Sources())
@@ -95,11 +105,18 @@ def _with_overrides(checkpoint: Checkpoint, overrides: Sequence[str]) -> Composi
     of_hydra = [one.input_line for one in typed if one.is_hydra_override()]
     if of_hydra:
         raise ConfigError(f"{' '.join(map(str, of_hydra))}: nothing is launched here for Hydra to do; leave it out")
-    primary = saved_as_primary(_following(saved), saved.choices, typed, loader=loader)
+    primary = saved_as_primary(_renamed(_following(saved), moved), saved.choices, typed, loader=loader)
     composition = compose(primary.line, sources=Sources(config_name=NAME), draw_seed=lambda: 0)
     if primary.problems or not composition.whole:
         raise ConfigError([*primary.problems, *composition.problems])
     return composition
+
+
+def _renamed(tree: dict[str, Any], moved: Mapping[str, str]) -> dict[str, Any]:
+    """A config whose targets have the names that they have now."""
+    places = {path: value for path, value in leaves(tree) if path[-1:] == ("_target_",) and value in moved}
+    renamed: dict[str, Any] = replaced(tree, {path: moved[value] for path, value in places.items()})
+    return renamed
 
 
 def _following(saved: SavedConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from runner.errors import CheckpointError, ConfigError
 from runner.records import World
 from runner.runs import provenance
 from runner.runs.environment import process_settings
-from runner.runs.load import fit_weights
+from runner.runs.saved import fit
 from runner.runs.source_code import changed_source
 from runner.training import generators
 from runner.training.evaluate import PREFIXES, EvaluationBatches, measure
@@ -175,7 +175,7 @@ class _Built:
         if weights == "averaged" and state["averaged"] is None:
             raise CheckpointError(f"{checkpoint.path}: has no averaged weights; use the raw ones")
         of_model = {"model": state["model"], "transient": state["transient"]} if weights == "raw" else state["averaged"]
-        fit_weights(self.model, of_model["model"], checkpoint, overrides)
+        fit(self.model, of_model["model"], where=checkpoint.path, checkpoint=checkpoint, overrides=overrides)
         load_transient(self.model, of_model["transient"], self.device)
         if isinstance(self.objective, Stateful) and "objective" in state["own"]:
             self.objective.load_state_dict(state["own"]["objective"])

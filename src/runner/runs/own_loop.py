@@ -26,10 +26,10 @@ from runner.errors import CheckpointError, ConfigError
 from runner.quantities import position
 from runner.records import Progress
 from runner.runs.initial import differences, specs_of, tied
-from runner.runs.load import opened
+from runner.runs.saved import opened
 from runner.training import generators as all_generators
 from runner.training import optimizer_state
-from runner.training.module_state import load_transient, transient
+from runner.training.module_state import bare, load_transient, transient
 from runner.training.schedule import CurveScheduler, TorchScheduler
 
 
@@ -97,9 +97,9 @@ def restore(
     saved = checkpoint.state([*given, *(["transient"] if model is not None else [])])
     plan = _Plan(saved)
     if model is not None:
-        plan.model(_bare(model))
+        plan.model(bare(model))
     if optimizer is not None and model is not None:
-        plan.optimizer(optimizer, _bare(model))
+        plan.optimizer(optimizer, bare(model))
     if scheduler is not None:
         plan.scheduler(scheduler)
     if scaler is not None:
@@ -143,7 +143,7 @@ class _Plan:
         if saved is None:
             self.problems.append("averaged: the checkpoint has no averaged weights")
             return
-        module = _bare(averaged.module)
+        module = bare(averaged.module)
         self._load_module(module, saved, self._fitting_tensors("averaged weights", saved["model"], module))
         self.steps.append(lambda: averaged.n_averaged.copy_(saved["count"]))
 
@@ -244,17 +244,6 @@ def _check_kinds(parts: Mapping[str, object]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _bare(module: nn.Module) -> nn.Module:
-    """A module without what data parallelism and compilation put around it."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
 
 
 def _parts_in(checkpoint: Checkpoint) -> list[str]:

@@ -21,7 +21,7 @@ from runner.errors import ConfigError, DataError
 from runner.runs.arrays import Array, check_name, read_array, write_rows
 from runner.runs.environment import process_settings
 from runner.runs.evaluating import Watch
-from runner.runs.load import rebuilt
+from runner.runs.saved import build, fit, of_checkpoint
 from runner.training.generators import untouched
 from runner.training.plan import Trainer
 from runner.training.precision import autocast
@@ -91,7 +91,9 @@ def predict(
             f"{source}: a sample has shape {samples.shape[1:]}, which is {math.prod(samples.shape[1:])} numbers; "
             f"the shape {form.shape} has {math.prod(form.shape)}; give one with as many"
         )
-    model, config = rebuilt(checkpoint, KEYS, overrides=overrides, weights=weights, trust=trust)
+    saved = of_checkpoint(checkpoint, weights)
+    model, config = build(saved, KEYS, overrides=overrides, trust=trust)
+    fit(model, saved.tensors, where=saved.where, checkpoint=checkpoint, overrides=overrides)
     trainer, runtime = section(Trainer, "trainer", config), section(Runtime, "runtime", config)
     with process_settings(runtime, deterministic=trainer.deterministic), untouched(), torch.inference_mode():
         device = device_of(runtime.device)

@@ -119,6 +119,19 @@ def git_commit(directory: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+_DIFF = ("git", "-c", "diff.autoRefreshIndex=false", "diff", "--no-ext-diff", "--no-color", "HEAD")
+"""Written for programs, and without rewriting the index."""
+
+
+def git_diff(directory: Path) -> bytes:
+    """How the files in `directory`'s repository differ from its commit, the first MiB; empty where there is none."""
+    try:
+        done = subprocess.run(_DIFF, cwd=directory, env=_quiet(), capture_output=True, check=False)
+    except OSError:
+        return b""
+    return done.stdout[:LARGEST_DIFF] if done.returncode == 0 else b""
+
+
 @contextmanager
 def kept_git(into: Path) -> Iterator[None]:
     """Let git write the state of the current directory under `into` while the training inside goes on.
@@ -132,9 +145,7 @@ def kept_git(into: Path) -> Iterator[None]:
         return
     into.mkdir(parents=True, exist_ok=True)
     (into / "git.commit").write_text(f"{commit}\n", encoding="utf-8")
-    # Written for programs, and without rewriting the index.
-    diff = "git -c diff.autoRefreshIndex=false diff --no-ext-diff --no-color HEAD"
-    wanted = {"git.status": "git status --porcelain", "git.diff": f"{diff} | head -c {LARGEST_DIFF}"}
+    wanted = {"git.status": "git status --porcelain", "git.diff": f"{' '.join(_DIFF)} | head -c {LARGEST_DIFF}"}
     writing = []
     for name, command in wanted.items():
         with (into / name).open("wb") as file:

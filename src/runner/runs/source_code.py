@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 LARGEST_SOURCE = 1 << 20
@@ -36,22 +37,33 @@ def changed_source(kept: Path) -> list[str]:
     return notes
 
 
+def is_own(path: Path) -> bool:
+    """Whether a source file belongs to no installed package."""
+    return (
+        path.suffix == ".py"
+        and path.is_absolute()
+        and path.is_file()
+        and not str(path).startswith(_foreign())
+        and not str(path.resolve()).startswith(_foreign())
+    )
+
+
+@cache
+def _foreign() -> tuple[str, ...]:
+    """Where installed packages are, and this one."""
+    installed = [sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (str(Path(__file__).resolve().parents[1]) + os.sep, *installed)
+
+
 def _own_modules() -> Iterator[tuple[str, bytes]]:
     """The python modules that belong to no installed package, as (path made of the module's name, text)."""
-    installed = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    foreign = (str(Path(__file__).resolve().parents[1]) + os.sep, *installed)
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         # Texts first: there are thousands of modules, and nearly all of them are somebody else's. Some modules of torch
         # name files that do not exist.
-        if not file or not file.endswith(".py") or file.startswith(foreign):
+        if not file or not file.endswith(".py") or file.startswith(_foreign()):
             continue
         path = Path(file)
-        if (
-            path.is_absolute()
-            and path.is_file()
-            and not str(path.resolve()).startswith(foreign)
-            and path.stat().st_size <= LARGEST_SOURCE
-        ):
+        if is_own(path) and path.stat().st_size <= LARGEST_SOURCE:
             inside = "/__init__.py" if path.name == "__init__.py" else ".py"
             yield name.replace(".", "/") + inside, path.read_bytes()

@@ -90,3 +90,14 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             if value is not None and before is not None and value._version != before[0]:
                 with torch.no_grad():
                     value.copy_(before[1])
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """A module without what data parallelism and compilation put around it."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner

@@ -1,0 +1,209 @@
+"""The call that makes an object, as a node of a config: what the Python doors store, and what they rebuild from.
+
+    {"_target_": "mypackage.nets.Net", "width": 3, "sizes": {"$": "tuple", "items": [8, 8]}}
+
+Unlike a node that Hydra composes, its arguments are encoded: see encoding.py. They come back exactly as they were, and
+none of them is built but what says so. A file may be anybody's: all names in it pass the gate before one is imported.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoint.contents import TAG
+from runner.config.decoding import Missing, call, decode, is_call, is_missing, missing, names_in
+from runner.config.encoding import UnstorableError, encode
+from runner.config.encoding import target_of as target_of
+from runner.config.secrets import REDACTED
+from runner.config.targets import TargetError, locate
+from runner.errors import CheckpointError, DamagedError, FormatError
+from runner.trust import NODES, check_targets
+from runner.trust_memory import TrustMemory
+
+POSITIONAL = "_args_"
+"""The key under which the node holds what a `*args` of the constructor takes."""
+_PURE = frozenset({f"torch.{name}" for name in (
+    "abs", "celu", "clamp", "cos", "cosh", "erf", "exp", "expm1", "log", "log1p", "log_softmax", "max", "maximum",
+    "mean", "min", "minimum", "neg", "relu", "relu_", "rsqrt", "selu", "sigmoid", "sign", "sin", "sinh", "softmax",
+    "sqrt", "square", "sum", "tan", "tanh",
+)})  # fmt: skip
+"""Functions of torch that only compute: a file may name them as activations."""
+
+
+def call_of(made: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of a call of a class or function, with its defaults. What changes in the arguments later is not seen.
+
+    An argument that cannot be stored is `missing` in it, with the reason. Raises TypeError where the call would.
+    """
+    bound = inspect.signature(made).bind(*args, **kwargs)
+    given = set(bound.arguments)
+    bound.apply_defaults()
+    node: dict[str, Any] = {"_target_": target_of(made)}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            node |= {key: encoded(inner) for key, inner in value.items()}
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            if value:
+                node[POSITIONAL] = [encoded(item) for item in value]
+        else:
+            form = encoded(value)
+            # A default that cannot be stored is there again when it is built.
+            if name in given or not is_missing(form):
+                node[name] = form
+    return node
+
+
+def encoded(value: Any) -> Any:
+    """The form of an argument; `missing` for what has none."""
+    try:
+        return encode(value)
+    except UnstorableError as error:
+        return missing(str(error))
+
+
+def build_call(
+    node: Mapping[str, Any],
+    *,
+    where: Path,
+    arguments: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    moved: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    path: str = "model",
+) -> Any:
+    """The object that a node from a file (`where`, under the key `path`) makes.
+
+    `arguments` stand in for stored ones. `given` are classes that the caller has in hand, by the names that the file
+    has for them: they are neither looked for nor gated. `moved` says what a name of the file is called now, or what it
+    is. Raises TrustError; CheckpointError where it cannot be built, naming what is missing.
+    """
+    return build_value(
+        {TAG: "call", "of": node.get("_target_"), "arguments": {k: v for k, v in node.items() if k != "_target_"}},
+        where=where,
+        arguments=arguments,
+        given=given,
+        moved=moved,
+        trust=trust,
+        path=path,
+    )
+
+
+def build_value(
+    form: Any,
+    *,
+    where: Path,
+    arguments: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    moved: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    path: str,
+) -> Any:
+    """The value of an encoded form from a file; `arguments` are those of the outermost call. See `build_call`."""
+    names = _Names(where, path, dict(given or {}), dict(moved or {}), trust)
+    names.check(form)
+    try:
+        if not is_call(form):
+            value = decode(form, names.found)
+            if isinstance(value, Missing):
+                raise CheckpointError(f"{where}: {path} {value.why}, which no file can hold; pass it")
+            return value
+        stored = {name: decode(inner, names.found) for name, inner in form["arguments"].items()}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise DamagedError(f"{where}: {path} is nothing that this program writes ({error!r:.200})") from error
+    return _called(names.found(form["of"]), {**stored, **(arguments or {})}, where, path)
+
+
+def _called(made: Any, arguments: Mapping[str, Any], where: Path, path: str) -> Any:
+    name = getattr(made, "__qualname__", repr(made))
+    problems = []
+    for key, value in arguments.items():
+        if isinstance(value, Missing) or (key == POSITIONAL and any(isinstance(item, Missing) for item in value)):
+            why = value.why if isinstance(value, Missing) else "holds what no file can hold"
+            problems.append(f"{where}: {name}({key}=...) {why}, which no file can hold; pass it: load(path, {key}=...)")
+        elif isinstance(value, str) and REDACTED in value:
+            problems.append(
+                f"{where}: {name}({key}=...) was left out when it was saved, because it looks like a secret; "
+                f"pass it: load(path, {key}=...)"
+            )
+    if problems:
+        raise CheckpointError("\n".join(problems))
+    try:
+        return call(made, arguments)
+    except Exception as error:
+        # A constructor may raise anything; all of it is for the user to see.
+        given = ", ".join(f"{key}={value!r:.40}" for key, value in arguments.items())
+        raise CheckpointError(
+            f"{where}: {path}: {name}({given}) could not be built: {type(error).__name__}: {error}; "
+            "give other arguments, or the class as it was then"
+        ) from error
+
+
+class _Names:
+    """What the import paths in a node stand for."""
+
+    def __init__(
+        self, where: Path, path: str, given: Mapping[str, Any], moved: Mapping[str, Any], trust: Sequence[str]
+    ) -> None:
+        self._where, self._path, self._trust = where, path, trust
+        self._given = {**given, **{old: new for old, new in moved.items() if not isinstance(new, str)}}
+        self._moved = {old: new for old, new in moved.items() if isinstance(new, str)}
+
+    def check(self, form: Any) -> None:
+        """Raise TrustError or CheckpointError unless every name may be imported. Nothing is imported before."""
+        outer, *_ = [name for _, name in names_in(form, "")] if is_call(form) else [None]
+        wanted: dict[str, Any] = {}
+        for place, name in names_in(form, ""):
+            if not isinstance(name, str):
+                raise FormatError(f"{self._where}: {self._path} has {name!r:.80} for a name; wanted MODULE.NAME")
+            now = self._now(name)
+            if name in self._given or now in _PURE or now.startswith("math."):
+                continue
+            self._check_importable(name, now)
+            if place == "" and name == outer:
+                wanted["_target_"] = now
+            else:
+                wanted.setdefault(place or "value", []).append({"_target_": now})
+        # Of what kind it has to be follows from the node; the gate looks at no others.
+        node = self._path if self._path in NODES else "objective"
+        trusted = (*self._trust, *self._moved.values())
+        check_targets({node: wanted}, trusted=trusted, memory=TrustMemory(), where=str(self._where))
+
+    def _check_importable(self, name: str, now: str) -> None:
+        if "<locals>" in now:
+            how = "was made inside a function, so that it cannot be imported"
+        elif now.startswith("__main__.") and not _is_here(now):
+            how = "was defined in a script or notebook (__main__), and this one has no such name"
+        else:
+            return
+        raise CheckpointError(
+            f"{self._where}: {self._path}: {name!r} {how}; move it to a module, and say where it is now: "
+            f'load(path, moved={{"{name}": "mymodule.{now.rpartition(".")[2]}"}})'
+        )
+
+    def _now(self, name: str) -> str:
+        return self._moved.get(name, name)
+
+    def found(self, name: str) -> Any:
+        """What a name stands for; it has been checked."""
+        now = self._now(name)
+        if name in self._given:
+            return self._given[name]
+        try:
+            return locate(now)
+        except TargetError as error:
+            raise CheckpointError(
+                f"{self._where}: {self._path}: {name!r} cannot be had: {error}; if it has moved, say where it is now: "
+                f'load(path, moved={{"{name}": "new.module.{now.rpartition(".")[2]}"}})'
+            ) from error
+
+
+def _is_here(target: str) -> bool:
+    value: Any = sys.modules.get("__main__")
+    for part in target.split(".")[1:]:
+        value = getattr(value, part, None)
+    return value is not None

@@ -1,0 +1,200 @@
+"""Arguments as plain JSON, exactly: what a file says of how an object was made. Nothing is pickled. Back: decoding.py.
+
+What JSON has stands there as itself; everything else is an object with the key `$`: those of checkpoint/tree (tuple,
+dict, float, dtype, device, ...), and
+
+    tensor, array    a small one, its bytes among them
+    set, frozenset, ordered, path, range, slice, omegaconf
+    name             a class or function, by its import path     member      of an enum
+    call             an object, by the call that makes it        partial     functools.partial
+    missing          what cannot be stored, and why
+"""
+
+import base64
+import enum
+import functools
+import inspect
+import sys
+import types
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
+from typing import Any
+
+from runner.checkpoint.contents import TAG
+
+LARGEST_TENSOR = 256 * 1024
+"""Bytes of the largest tensor that is an argument; a larger one is data, which belongs into the weights."""
+CALL = "_runner_call"
+"""The attribute in which an object keeps the call that made it."""
+_DEPTH = 50
+_TARGET = "_target_"
+_POSITIONAL = "_args_"
+
+
+class UnstorableError(Exception):
+    """A value has no form; the message says what it is."""
+
+
+def target_of(made: Any) -> str:
+    """The import path of a class or function. One that was made in a function has `<locals>` in it."""
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def is_importable(target: str) -> bool:
+    return all(part.isidentifier() for part in target.split("."))
+
+
+def encode(value: Any, depth: int = 0) -> Any:
+    """The JSON form of a value. Raises UnstorableError."""
+    if depth > _DEPTH:
+        raise UnstorableError(f"is nested deeper than {_DEPTH} levels")
+    kind = type(value)
+    if kind is list:
+        return [encode(item, depth + 1) for item in value]
+    if kind is dict:
+        if all(type(key) is str for key in value) and not {TAG, _TARGET} & value.keys():
+            return {key: encode(item, depth + 1) for key, item in value.items()}
+        return {TAG: "dict", "items": _pairs(value, depth)}
+    if kind in _MANY:
+        return {TAG: _MANY[kind], "items": [encode(item, depth + 1) for item in value]}
+    if kind is OrderedDict:
+        return {TAG: "ordered", "items": _pairs(value, depth)}
+    if kind is range or kind is slice:
+        parts = (value.start, value.stop, value.step)
+        return {TAG: kind.__name__, "items": [encode(part, depth + 1) for part in parts]}
+    if kind.__module__.startswith("omegaconf."):
+        return {TAG: "omegaconf", "value": encode(_container(value), depth + 1)}
+    if isinstance(value, PurePath):
+        return {TAG: "path", "value": str(value)}
+    if isinstance(value, enum.Enum):
+        return {TAG: "member", "of": _name_of(kind), "value": value.name}
+    if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+        return {TAG: "name", "value": _name_of(value)}
+    if kind is functools.partial:
+        call = {_POSITIONAL: list(value.args), **value.keywords}
+        return {TAG: "partial", "of": _name_of(value.func), "arguments": encode(call, depth + 1)}
+    return _encode_object(value, depth)
+
+
+def _encode_object(value: Any, depth: int) -> Any:
+    """A leaf, a tensor, or an object whose making is known."""
+    from torch import Tensor, nn
+
+    kind = type(value)
+    if kind in (Tensor, nn.Parameter):
+        return _tensor(value)
+    if kind.__module__ == "numpy" and hasattr(value, "ndim") and value.ndim:
+        return {**_tensor(_tensor_of(value)), TAG: "array"}
+    call = vars(value).get(CALL) if hasattr(value, "__dict__") else None
+    if isinstance(call, Mapping) and call.get(_TARGET) == target_of(kind):
+        missing = [name for name, inner in call.items() if isinstance(inner, Mapping) and inner.get(TAG) == "missing"]
+        if missing:
+            raise UnstorableError(f"is a {kind.__name__}, whose own {missing[0]!r} {call[missing[0]]['why']}")
+        return {TAG: "call", "of": _name_of(kind), "arguments": {k: v for k, v in call.items() if k != _TARGET}}
+    if is_dataclass(value) and not isinstance(value, nn.Module):
+        arguments = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+        return {TAG: "call", "of": _name_of(kind), "arguments": encode(arguments, depth + 1)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {
+            TAG: "call",
+            "of": _name_of(kind),
+            "arguments": encode(dict(zip(value._fields, value, strict=True)), depth + 1),
+        }
+    if isinstance(value, nn.Module):
+        return {TAG: "call", "of": _name_of(kind), "arguments": encode(_of_plain_module(value), depth + 1)}
+    return _leaf(value)
+
+
+def _container(value: Any) -> Any:
+    """A node of OmegaConf as plain containers, its interpolations as they are."""
+    from omegaconf import Container, OmegaConf
+
+    if not isinstance(value, Container):
+        raise UnstorableError(f"is {_described(value)}")
+    return OmegaConf.to_container(value)
+
+
+def _leaf(value: Any) -> Any:
+    from runner.checkpoint.tree import flatten
+
+    try:
+        form, tensors = flatten(value)
+    except (TypeError, ValueError) as error:
+        raise UnstorableError(f"is {_described(value)}") from error
+    if tensors:
+        raise UnstorableError(f"is {_described(value)}")
+    return form
+
+
+def _of_plain_module(module: Any) -> dict[str, Any]:
+    """The arguments of one of torch's own modules without parameters: it keeps them under their own names."""
+    kind = type(module)
+    parameters = inspect.signature(kind).parameters.values()
+    plain = kind.__module__.startswith("torch.nn.modules.") and not list(module.parameters()) and not module._modules
+    arguments = {one.name: getattr(module, one.name) for one in parameters if hasattr(module, one.name)}
+    unknown = [one for one in parameters if one.name not in arguments and one.default is not None]
+    if not plain or unknown:
+        raise UnstorableError(f"is {_described(module)}, and how it was made is not known")
+    return arguments
+
+
+def _tensor(value: Any) -> dict[str, Any]:
+    import torch
+
+    tensor = value.detach()
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > LARGEST_TENSOR:
+        raise UnstorableError(f"is {_described(value)}; wanted a dense one of at most {LARGEST_TENSOR // 1024} KiB")
+    raw = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    form = {TAG: "tensor", "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+    return {**form, "base64": base64.b64encode(raw).decode("ascii"), "parameter": isinstance(value, torch.nn.Parameter)}
+
+
+def _tensor_of(array: Any) -> Any:
+    import torch
+
+    try:
+        return torch.from_numpy(array.copy(order="C"))
+    except TypeError as error:
+        raise UnstorableError(f"is an array of {array.dtype}") from error
+
+
+def _name_of(made: Any) -> str:
+    """The import path of a class or function that can be found by it. Raises UnstorableError."""
+    targets = [f"{getattr(made, '__module__', None)}.{getattr(made, '__qualname__', '')}"]
+    if not isinstance(made, type) and targets[0].startswith("torch."):
+        # Functions of torch know themselves by the names of what makes them.
+        names = [name for name, value in vars(sys.modules["torch.nn.functional"]).items() if value is made]
+        targets = [*(f"torch.nn.functional.{name}" for name in names), *targets, f"torch.{made.__name__}"]
+    found = [target for target in targets if is_importable(target) and _stands_for(target) is made]
+    if not found:
+        raise UnstorableError(f"is {_described(made)}, which has no name that it can be imported by")
+    return found[0]
+
+
+def _stands_for(target: str) -> Any:
+    """What an import path names, of what is imported already; None where nothing is."""
+    module, rest = target.rpartition(".")[0], [target.rpartition(".")[2]]
+    while module and module not in sys.modules:
+        module, _, last = module.rpartition(".")
+        rest.insert(0, last)
+    value: Any = sys.modules.get(module)
+    for part in rest:
+        value = getattr(value, part, None)
+    return value
+
+
+def _pairs(value: Mapping[Any, Any], depth: int) -> list[Any]:
+    return [[encode(key, depth + 1), encode(item, depth + 1)] for key, item in value.items()]
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, types.FunctionType):
+        return "a lambda" if value.__name__ == "<lambda>" else f"the function {value.__qualname__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of {value.dtype}, {tuple(value.shape)}"
+    return f"the class {value.__qualname__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+_MANY: Mapping[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset"}

@@ -1,0 +1,70 @@
+"""What a Python door writes beside the weights: the config, the source of the classes, where it all comes from.
+
+config.json          {"config": {"door": ..., "model": {"_target_": ...}}, "overrides": []}
+source.MODULE.py     the user's own modules that the classes stand in, as they are when it is saved
+git.diff             how the tree of the current directory differs from its commit, at most 1 MiB
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.config.encoding import target_of
+from runner.config.secrets import redact
+from runner.runs import provenance
+from runner.runs.saved import SOURCE
+from runner.runs.source_code import LARGEST_SOURCE, is_own
+from runner.trust_memory import TrustMemory
+
+_NAME_LIMIT = 90
+
+
+def documents_for(config: Mapping[str, Any], *classes: type) -> dict[str, bytes]:
+    """The documents of a file that a door writes. `config` holds nodes as `call_of` gives them."""
+    text = json.dumps({"config": redact(config), "overrides": []}, ensure_ascii=False, allow_nan=False)
+    documents = {"config.json": text.encode("utf-8", "surrogatepass")}
+    for cls in classes:
+        for base in cls.__mro__:
+            source = _source_of(base)
+            name = f"{SOURCE}{base.__module__}.py"
+            if source is not None and len(name) <= _NAME_LIMIT and name.isascii():
+                documents.setdefault(name, source)
+    diff = _git()[1]
+    return documents | ({"git.diff": diff} if diff else {})
+
+
+def facts_here() -> dict[str, Any]:
+    """Versions, host and commit, for a manifest."""
+    return dict(_git()[0])
+
+
+def remember(*made: Any) -> None:
+    """Note classes and functions as this user's own: he has handed them to a door, so files may name them."""
+    TrustMemory().remember([target_of(one) for one in made])
+
+
+@cache
+def _git() -> tuple[dict[str, Any], bytes]:
+    """The facts and the diff of the process's first save: what runs is what was imported, not what is edited since."""
+    return provenance.software(), provenance.git_diff(Path.cwd())
+
+
+@cache
+def _source_of(cls: type) -> bytes | None:
+    """The text of the module that a class of the user's own stands in; of the class alone in a notebook."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is not None:
+        path = Path(file)
+        if not is_own(path):
+            return None
+        return path.read_bytes() if path.stat().st_size <= LARGEST_SOURCE else None
+    if cls.__module__ != "__main__":
+        return None
+    try:
+        return inspect.getsource(cls).encode("utf-8", "surrogatepass")
+    except (OSError, TypeError):
+        return None

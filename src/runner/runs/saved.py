@@ -1,0 +1,230 @@
+"""What a path holds of a model, whoever wrote it: a run, a door's file, an echo state network's, another program's.
+
+One reader for `runner.load` and the Python doors: `read_saved` opens anything, and runs nothing that is in it;
+`rebuild` makes the model of it, where the file tells how.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.interop import is_ours, model_tensors, read_weights
+from runner.checkpoint.listing import split_choice
+from runner.config.calls import build_call
+from runner.config.for_use import config_for_use, sources_of
+from runner.config.nodes import instantiate
+from runner.errors import CheckpointError, ConfigError, FormatError, MissingError, TrustError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DOOR = "door"
+"""The key of a config that says which of the Python doors wrote it: its nodes are calls, see config/calls.py."""
+METADATA = "metadata.json"
+SOURCE = "source."
+"""How the documents that hold the source of the model's modules begin: `source.mypackage.nets.py`."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a path holds of a model."""
+
+    where: Path
+    config: Mapping[str, Any]
+    """How it is made, under `model`; empty where the file does not tell."""
+    tensors: "Mapping[str, Tensor]"
+    """Its weights, on the CPU, by the names of the model itself."""
+    checkpoint: Checkpoint | None
+    """None for a file of another program, or of an echo state network."""
+    metadata: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """What else was there, and was passed over."""
+
+    @property
+    def version(self) -> str | None:
+        """The version that its model was saved as."""
+        version = self.config.get("version")
+        return version if isinstance(version, str) else None
+
+    @property
+    def target(self) -> str | None:
+        """The import path of the model's class as the file has it."""
+        node = self.config.get("model")
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        return target if isinstance(target, str) else None
+
+
+def read_saved(path: str | PathLike[str], which: str | int = "latest", *, weights: str = "raw") -> SavedModel:
+    """What is at `path`; `which` and `weights` choose within a run as `runner.load` does.
+
+    Raises MissingError if nothing is there, CheckpointError for what holds no model.
+    """
+    place, which = chosen(path, which)
+    if not place.exists():
+        raise MissingError(f"{place}: is not there; give a run, a checkpoint, or a file that holds a model")
+    if is_ours(place):
+        return of_checkpoint(Checkpoint.open(place, which), weights)
+    found = read_weights(place, which, weights=weights)
+    config = found.others.get("config")
+    metadata = found.others.get("metadata")
+    return SavedModel(
+        place,
+        {"model": config} if isinstance(config, Mapping) else {},
+        bare_names(found.tensors),
+        None,
+        metadata if isinstance(metadata, Mapping) else {},
+        found.notes,
+    )
+
+
+def opened(path: str | PathLike[str], which: str | int = "latest") -> Checkpoint:
+    """The checkpoint that a path names, with `RUN@best`, `RUN@step=N` or `RUN@TAG` in it or chosen by `which`."""
+    return Checkpoint.open(*chosen(path, which))
+
+
+def chosen(path: str | PathLike[str], which: str | int) -> tuple[Path, str | int]:
+    """A path without the `@best` at its end, and what is chosen, there or by `which`. Raises CheckpointError."""
+    place, named = split_choice(fspath(path))
+    if named != "latest" and which not in ("latest", named):
+        raise CheckpointError(f"{path}: chooses {named!r} already, and which is {which!r}; leave one of them out")
+    return Path(place), which if named == "latest" else named
+
+
+def of_checkpoint(checkpoint: Checkpoint, weights: str = "raw") -> SavedModel:
+    """The model in a checkpoint."""
+    return SavedModel(
+        checkpoint.path,
+        checkpoint.config,
+        bare_names(model_tensors(checkpoint, weights)),
+        checkpoint,
+        _metadata(checkpoint),
+    )
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    if METADATA not in checkpoint.manifest.files:
+        return {}
+    try:
+        values = json.loads(checkpoint.document(METADATA))
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise FormatError(f"{checkpoint.path / METADATA}: is not JSON ({error}); use another checkpoint") from error
+    return values if isinstance(values, dict) else {}
+
+
+def rebuild(
+    saved: SavedModel,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    given: Mapping[str, type] | None = None,
+    moved: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> "nn.Module":
+    """The model, made as the file tells, with its weights in it, on the CPU.
+
+    `arguments` stand in for stored ones; `given` are classes that the caller has in hand; `moved` says where a class of
+    the file is now: see config/calls.py. `overrides` change a config first, as in `["model.dropout=0"]`.
+    Raises CheckpointError, naming tensors and shapes if they do not fit; ConfigError; TrustError.
+    """
+    model, _ = build(saved, ("model",), arguments=arguments, given=given, moved=moved, trust=trust, overrides=overrides)
+    fit(model, saved.tensors, where=saved.where, checkpoint=saved.checkpoint, overrides=overrides)
+    return model
+
+
+def fit(
+    model: "nn.Module",
+    tensors: "Mapping[str, Tensor]",
+    *,
+    where: Path,
+    checkpoint: Checkpoint | None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Load tensors that came from `where` into the model that was built of it with `overrides` on top.
+
+    Raises CheckpointError, listing names and shapes, if they do not fit.
+    """
+    from runner.training.loading import load_weights
+
+    try:
+        load_weights(model, tensors)
+    except CheckpointError as error:
+        on_top = f" with {' '.join(overrides)}" if overrides else ""
+        causes = [] if checkpoint is None else sources_of(checkpoint, ["model"])
+        raise CheckpointError("\n".join([f"{where}{on_top}: {error}", *causes])) from error
+
+
+def build(
+    saved: SavedModel,
+    keys: Sequence[str],
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    given: Mapping[str, type] | None = None,
+    moved: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> "tuple[nn.Module, dict[str, Any]]":
+    """The model with the weights it is born with, and what stands under `keys` in the config it is of."""
+    from torch import nn
+
+    from runner.training.generators import untouched
+
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides={overrides!r}: wanted a list of overrides; write [{overrides!r}]")
+    if "model" not in saved.config:
+        raise CheckpointError(
+            f"{saved.where}: does not tell how its model is made; make the model yourself, and load the weights into it"
+        )
+    try:
+        if is_call(saved):
+            if overrides:
+                raise ConfigError(
+                    f"{saved.where}: was not launched from a config, so that nothing can be overridden; "
+                    'give arguments={"NAME": VALUE}'
+                )
+            node = saved.config["model"]
+            if not isinstance(node, Mapping):
+                raise FormatError(f"{saved.where}: model is {node!r:.80}; wanted a mapping with a _target_")
+            with untouched():
+                model = build_call(node, where=saved.where, arguments=arguments, given=given, moved=moved, trust=trust)
+            config = dict(saved.config)
+        else:
+            assert saved.checkpoint is not None
+            names = {old: new for old, new in (moved or {}).items() if isinstance(new, str)}
+            trusted = (*trust, *names.values(), *(given or {}))
+            config = config_for_use(saved.checkpoint, keys, overrides, trusted=trusted, moved=names)
+            with untouched():
+                model = instantiate(config["model"], "model", **(arguments or {}))
+    except (TrustError, CheckpointError) as error:
+        raise type(error)("\n".join([str(error), *_stored_source(saved)])) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{saved.where}: model._target_={saved.target} built a {type(model).__name__}; wanted a torch.nn.Module"
+        )
+    return model, config
+
+
+def is_call(saved: SavedModel) -> bool:
+    """Whether its model is made by a call with encoded arguments, not by a config of Hydra's."""
+    return saved.checkpoint is None or DOOR in saved.config
+
+
+def _stored_source(saved: SavedModel) -> list[str]:
+    """A line that says where the source of the model's class is kept, if it is in the file."""
+    files = saved.checkpoint.manifest.files if saved.checkpoint is not None else {}
+    names = [name for name in files if name.startswith(SOURCE)]
+    return [f"the source that it was saved with is in it: runs show {saved.where} --source"] if names else []
+
+
+def bare_names(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Tensors by the model's own names, without what data parallelism and compilation put before every one of them."""
+    bare = dict(tensors)
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if bare and all(name.startswith(prefix) for name in bare):
+            bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
+    return bare
