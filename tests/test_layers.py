@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"training"}), frozenset({"models"})),
     (frozenset({"config"}),),
     (frozenset({"runs"}),),
-    (frozenset({"sweep"}), frozenset({"doors"})),
+    (frozenset({"sweep"}), frozenset({"doors", "handler"})),
     (frozenset({"cli"}),),
 )
 LAYER_OF = {name: layer for layer, groups in enumerate(LAYERS) for group in groups for name in group}

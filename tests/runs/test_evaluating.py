@@ -18,7 +18,7 @@ from runner.checkpoint.archive import pack
 from runner.checkpoint.files import record_of
 from runner.checkpoint.manifest import MANIFEST_NAME, read_manifest, to_bytes
 from runner.runs.evaluating import evaluate_checkpoint
-from runner.runs.load import opened
+from runner.runs.saved import opened
 
 Short = Callable[..., runner.Run]
 KEEP = ("checkpoint.keep.last=null", "checkpoint.keep.best=null", "hydra.run.dir=here", "trainer.max_epochs=2")

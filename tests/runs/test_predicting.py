@@ -12,7 +12,7 @@ import torch
 
 import runner
 from runner.data.digits import digits
-from runner.runs.load import opened
+from runner.runs.saved import opened
 from runner.runs.predicting import Form, Predicted, predict
 
 Short = Callable[..., runner.Run]
