@@ -44,7 +44,11 @@ class Ridge(Optimizer):
         (group,) = self.param_groups
         if group["lr"] != 1.0:
             raise TrainingError(
-                f"optimizer.lr is {group['lr']:g}; a readout that is solved for has no learning rate; "
+                f"the learning rate is {group['lr']:g}, and a readout that is solved for has none to change; "
                 "use scheduler=constant with scheduler.warmup_steps=0"
+            )
+        if self.readout.count is None:
+            raise TrainingError(
+                "optimizer=ridge has nothing to solve for, as the objective gathers nothing; use objective=readout_fit"
             )
         self.readout.solve(group["alpha"])
