@@ -41,10 +41,13 @@ def metrics_in(template: str) -> list[str]:
     return [field for _, field, _ in _parsed(template) if field is not None and field not in COUNTERS]
 
 
-def name_of(template: str, progress: Progress, metrics: Mapping[str, float]) -> tuple[str, list[str]]:
+def name_of(
+    template: str, progress: Progress, metrics: Mapping[str, float], *, key: str = "checkpoint.name"
+) -> tuple[str, list[str]]:
     """The name for a checkpoint, and a line for each field without a value: `none`, `nan` or `inf` stands there.
 
-    The lines are the same whenever the same is missing, so that each can be told once. `template` has been checked.
+    The lines are the same whenever the same is missing, so that each can be told once. `template` has been checked;
+    `key` is what the lines call it.
     """
     parts, warnings = [], []
     counters = {counter: getattr(progress, counter) for counter in COUNTERS}
@@ -58,7 +61,7 @@ def name_of(template: str, progress: Progress, metrics: Mapping[str, float]) -> 
             continue
         word = "none" if value is None else str(value)
         what = "was not measured at the step of a checkpoint" if value is None else f"is {word}"
-        warnings.append(f"checkpoint.name is {template!r} and {field} {what}; {word!r} stands in its name")
+        warnings.append(f"{key} is {template!r} and {field} {what}; {word!r} stands in its name")
         parts.append(word)
     return safe_name("".join(parts)), warnings
 

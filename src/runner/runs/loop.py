@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from runner.checkpoint.policies import SavePolicy, save_reasons
+from runner.checkpoint.policies import SavePolicy, Spending, save_reasons
 from runner.config.build import Training
-from runner.records import Evaluating, Evaluation, Record, World
-from runner.runs.saver import Saver
+from runner.records import Evaluating, Evaluation, Progress, Record, World
 from runner.training.evaluate import EvaluationBatches, evaluate
 from runner.training.plan import Trainer, evaluation_due, limit_reached, seconds_of, time_is_up
 from runner.training.signals import Signals
@@ -31,6 +30,33 @@ class Stop:
     exit_code: int
 
 
+class Saves(Protocol):
+    """What the loop asks of the one who saves: see saver.py."""
+
+    @property
+    def begun(self) -> Progress | None: ...
+
+    @property
+    def saved(self) -> Progress | None: ...
+
+    @property
+    def spending(self) -> Spending: ...
+
+    @property
+    def seconds_since_saved(self) -> float: ...
+
+    @property
+    def seconds_to_save(self) -> float: ...
+
+    def improves(self, evaluation: Evaluation | None) -> bool: ...
+
+    def save(self, reasons: tuple[str, ...], metrics: Mapping[str, float]) -> None: ...
+
+    def collect(self, *, wait: bool = False) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 class Loop:
     """A training from where its state stands to its end."""
 
@@ -41,12 +67,13 @@ class Loop:
         policy: SavePolicy,
         *,
         observe: Callable[[Record], None],
-        saver: Saver,
+        saver: Saves,
         scores: Mapping[str, float],
         signals: Signals,
         began: float,
         clock: Callable[[], float] = time.monotonic,
         world: World | None = None,
+        evaluates_end: bool = True,
     ) -> None:
         self.training, self.plan, self.policy = training, plan, policy
         self.observe, self.saver = observe, saver
@@ -55,6 +82,8 @@ class Loop:
         self.signals, self.clock, self.world = signals, clock, world or World()
         self.began = began
         """When the attempt began, by `clock`: the time limit counts from there."""
+        self.evaluates_end = evaluates_end
+        """Whether the validation split is evaluated at the end, too, where the plan does not have it due there."""
         self.epoch_began = self.stepping_since = clock()
         self.pace = 0.0
         """Seconds that a step takes at most, by the latest ones: an uncommonly long one is forgotten after a while."""
@@ -84,7 +113,8 @@ class Loop:
         saver.collect()
         limit = limit_reached(plan, state.progress)
         evaluation, test, stop = None, None, None
-        if self.training.validation is not None and evaluation_due(plan, state.progress, ended=limit is not None):
+        ended = limit is not None and self.evaluates_end
+        if self.training.validation is not None and evaluation_due(plan, state.progress, ended=ended):
             evaluation = self._evaluate("validation")
             if evaluation is None:
                 stop = self._interruption()

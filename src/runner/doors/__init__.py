@@ -1,0 +1,1 @@
+"""The documented Python doors, thin: the decorator, the container, the handler."""

@@ -1,0 +1,269 @@
+"""A handler out of its file: everything made anew from how it was made, then put where it stood."""
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from runner.checkpoint.matching import unwrapped
+from runner.config.calls import build_call, build_value
+from runner.config.decoding import is_missing
+from runner.doors.fitting import fit
+from runner.doors.handler_autosave import restored_settings
+from runner.doors.handler_files import DOOR, Content, place_of, read, set_at
+from runner.doors.handler_settings import Loss, Parts, driven, unscheduled
+from runner.doors.handler_training import MONITOR, average
+from runner.doors.handler_world import placed, together
+from runner.errors import CheckpointError, TrustError
+from runner.records import Progress
+from runner.runs.saved import read_saved, rebuild
+from runner.training import generators, optimizer_state
+from runner.training.plan import EarlyStopping
+from runner.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller of `load` says beside the path."""
+
+    strict: bool
+    skip: Collection[str]
+    """Parts that begin anew: optimizer, scheduler, history, ema."""
+    arguments: Mapping[str, Any]
+    moved: Mapping[str, Any]
+    trust: Sequence[str]
+
+
+def load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
+    """What `path` holds, on `device` (None: where it was, if that is here). All processes load; one error is all's."""
+    _, world = placed("cpu" if device is None else device)
+    with together(world):
+        if set_at(path) is None and not _is_handlers(path):
+            return _of_other(path, device, asked)
+        content = read(path)
+        if device is None:
+            device = _device_of(content)
+        here, world = placed(device)
+        return _Loading(content, here, asked, world.rank, world.size).parts()
+    raise AssertionError("the block returns or raises")
+
+
+def load_weights(model: nn.Module, path: Path, *, strict: bool) -> None:
+    """The weights of any file into a model that is there. What does not fit is named; nothing at all is an error."""
+    of_set = set_at(path)
+    saved = read_saved(path if of_set is None else place_of(of_set, "model"))
+    _fit(model, saved.tensors, saved.where, strict=strict)
+
+
+def _is_handlers(path: Path) -> bool:
+    checkpoint = read_saved(path).checkpoint
+    return checkpoint is not None and checkpoint.config.get("door") == "NNHandler"
+
+
+def _of_other(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
+    """The model of another door's file, or of a run: that is all that a handler can take over."""
+    saved = read_saved(path)
+    here, world = placed("cpu" if device is None else device)
+    model = rebuild(saved, arguments=asked.arguments, moved=asked.moved, trust=asked.trust).to(here)
+    warnings.warn(f"{path}: was not saved by a handler; its model is loaded, and nothing else", stacklevel=5)
+    return Parts(model, saved.config["model"], here, world, model)
+
+
+def _device_of(content: Content) -> str:
+    kind = str(content.config.get("device"))
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return kind if here.get(kind) else "cpu"
+
+
+class _Loading:
+    """One pass over a file's parts."""
+
+    def __init__(self, content: Content, device: torch.device, asked: Asked, rank: int, size: int) -> None:
+        self.content, self.device, self.asked = content, device, asked
+        self.rank, self.size = rank, size
+        self.saved = dict(content.state)
+        self.nodes = {
+            name: content.config[name] for name in ("model", "optimizer", "scheduler") if name in content.config
+        }
+
+    def parts(self) -> Parts:
+        node = self.nodes["model"]
+        with generators.untouched():
+            model = self._built("model", {}).to(self.device)
+        _fit(model, self.saved["model"], self.content.where, strict=self.asked.strict)
+        _, world = placed(self.device)
+        parts = Parts(model, node, self.device, world, model, run=str(self.content.facts.get(DOOR)))
+        self._own(parts)
+        if "optimizer" in self.nodes and "optimizer" in self.saved:
+            with generators.untouched():
+                self._training(parts)
+        return parts
+
+    def _built(self, part: str, filled: Mapping[str, Any]) -> Any:
+        return build_call(
+            self.nodes[part],
+            where=self.content.where,
+            arguments={**filled, **self._arguments(part)},
+            moved=self.asked.moved,
+            trust=self.asked.trust,
+            path=part,
+        )
+
+    def _arguments(self, part: str) -> dict[str, Any]:
+        """Those of the caller's arguments that are meant for this part: where they are missing, or else stand."""
+        chosen = {}
+        for name, value in self.asked.arguments.items():
+            holders = [one for one, node in self.nodes.items() if is_missing(node.get(name))]
+            holders = holders or [one for one, node in self.nodes.items() if name in node] or ["model"]
+            if part in holders:
+                chosen[name] = value
+        return chosen
+
+    def _own(self, parts: Parts) -> None:
+        """What a handler keeps beside the engine's state."""
+        own = self.saved.get(DOOR)
+        if own is None:
+            # The model's file of a split save.
+            return
+        parts.own = self.saved.get("own", {})
+        parts.seed, parts.ema_decay, parts.cut = own["seed"], own["ema_decay"], own["cut"]
+        parts.auto, parts.auto_saved = restored_settings(own["auto_save"]), list(own["auto_saved"])
+        if parts.auto_saved and Path(parts.auto_saved[-1]).name == self.content.where.name:
+            # It may have been moved since.
+            here = str(self.content.where.absolute())
+            parts.auto_saved = [*(one for one in parts.auto_saved if one != here), here]
+        parts.early_stopping = EarlyStopping(**own["early_stopping"])
+        by_rank = own["generators"]
+        parts.generators = self.saved.get("generators")
+        if by_rank is not None and len(by_rank) == self.size:
+            parts.generators = by_rank[self.rank]
+        if "history" not in self.asked.skip:
+            parts.history = list(own["history"])
+        if "loss" in self.content.config:
+            parts.loss_node = self.content.config["loss"]
+            parts.loss = self._loss(self.content.config["loss"])
+
+    def _loss(self, node: Mapping[str, Any]) -> Loss | None:
+        """None where it could not be stored, or its class is not to be had: `train` then asks for it."""
+        forms = {"set_loss_fn": node["function"], **node["arguments"]}
+        if any(is_missing(form) for form in forms.values()):
+            return None
+        try:
+            made = {
+                name: build_value(
+                    form, where=self.content.where, moved=self.asked.moved, trust=self.asked.trust, path="loss"
+                )
+                for name, form in forms.items()
+            }
+        except (CheckpointError, TrustError) as error:
+            warnings.warn(f"the loss is not restored, so call set_loss_fn: {error}", stacklevel=7)
+            return None
+        return Loss(made.pop("set_loss_fn"), made)
+
+    def _training(self, parts: Parts) -> None:
+        saved, skip = self.saved, self.asked.skip
+        parts.optimizer_node = self.nodes["optimizer"]
+        optimizer = self._built("optimizer", {_first(parts.optimizer_node): parts.model.parameters()})
+        if not isinstance(optimizer, Optimizer):
+            raise CheckpointError(f"{self.content.where}: optimizer made a {type(optimizer).__name__}")
+        if "ema" in skip:
+            saved["averaged"] = None
+        parts.state = state = TrainState(
+            model=parts.model,
+            optimizer=optimizer,
+            scheduler=unscheduled(optimizer),
+            device=self.device,
+            scaler=None if saved["scaler"] is None else GradScaler(self.device.type),
+            ema_decay=None,
+            monitor=MONITOR,
+            min_delta=parts.early_stopping.min_delta,
+        )
+        average(parts, state, None if saved["averaged"] is None else parts.ema_decay)
+        waits = self._scheduler(parts, state)
+        self._restore(parts, state)
+        if waits:
+            # The learning rates are those of the file, though who makes them is not there yet.
+            optimizer_state.restore(optimizer, parts.model, saved["optimizer"])
+
+    def _scheduler(self, parts: Parts, state: TrainState) -> bool:
+        """Make the scheduler. True if it cannot be made: what is missing is said, and it waits for `set_scheduler`."""
+        if "scheduler" not in self.nodes:
+            return False
+        node = self.nodes["scheduler"]
+        first = _first(node)
+        given = self._arguments("scheduler")
+        missing = [name for name, form in node.items() if is_missing(form) and name != first and name not in given]
+        if missing:
+            called = ", ".join(f"{name}=..." for name in missing)
+            warnings.warn(
+                f"{self.content.where}: {node['_target_']}: no file can hold its {', '.join(missing)} "
+                f"({node[missing[0]]['why']}), so it does not go on yet; pass it, NNHandler.load(path, {called}), or "
+                f"call set_scheduler with it before train",
+                stacklevel=6,
+            )
+            if "scheduler" not in self.asked.skip:
+                parts.scheduler_node, parts.scheduler_state = node, self.saved["scheduler"]
+            return True
+        parts.scheduler_node = node
+        del_initial(state.optimizer)
+        state.scheduler = driven(self._built("scheduler", {first: state.optimizer}), state.optimizer)
+        return False
+
+    def _restore(self, parts: Parts, state: TrainState) -> None:
+        saved, skip = self.saved, self.asked.skip
+        if state.averaged is not None:
+            _fit(state.averaged.module, saved["averaged"]["model"], self.content.where, strict=self.asked.strict)
+            saved["averaged"] = {**saved["averaged"], "model": state.averaged.module.state_dict()}
+        # What fits is in the model by now, and the optimizer's state of the rest has no place.
+        live = parts.model.state_dict()
+        fitting = {
+            name for name, value in saved["model"].items()
+            if name in live and isinstance(value, Tensor) and value.shape == live[name].shape
+        }  # fmt: skip
+        if "state" in saved["optimizer"]:
+            kept = {name: values for name, values in saved["optimizer"]["state"].items() if name in fitting}
+            saved["optimizer"] = {**saved["optimizer"], "state": kept}
+        saved |= {"model": live, "own": {}, "generators": generators.capture()}
+        reset = {part for part in ("optimizer", "scheduler") if part in skip}
+        if "history" in skip:
+            saved |= {
+                "progress": asdict(Progress()),
+                "epoch_loss": {"total": 0.0, "count": 0.0},
+                "best": None,
+                "early_stopping": {"best": None, "waited": 0},
+            }
+            parts.own, parts.cut = {}, None
+        for note in state.load_state_dict(saved, reset=reset).notes:
+            if "as +reset=" not in note and not (parts.scheduler_state is not None and "scheduler" in note):
+                warnings.warn(f"{self.content.where}: {note}", stacklevel=6)
+
+
+def del_initial(optimizer: Optimizer) -> None:
+    """Let a scheduler that is made next begin from the learning rates of now."""
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)
+
+
+def _first(node: Mapping[str, Any]) -> str:
+    """The name of the first argument: an optimizer's parameters, a scheduler's optimizer."""
+    return next(name for name in node if name != "_target_")
+
+
+def _fit(model: nn.Module, values: Mapping[str, Any], where: Path, *, strict: bool) -> None:
+    live = {unwrapped(name): value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    fits = any(
+        isinstance(value, Tensor) and (there := live.get(unwrapped(name))) is not None and value.shape == there.shape
+        for name, value in values.items()
+    )
+    if live and not fits:
+        raise CheckpointError(
+            f"{where}: none of its {len(values)} tensors ({', '.join(list(values)[:4])}) fits {type(model).__name__} "
+            f"({', '.join(list(live)[:4])}); load it into the model that it was saved from"
+        )
+    fit(model, values, where=where, strict=strict, partial=not strict)
