@@ -1,0 +1,231 @@
+"""The file of one object of a decorated class: written, loaded into another one, and rebuilt from."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.checkpoint.contents import TAG
+from runner.checkpoint.single import save_file
+from runner.config.calls import build_value
+from runner.config.decoding import missing, names_in
+from runner.config.encoding import CALL, target_of
+from runner.doors.fitting import fit, own_state
+from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
+from runner.runs.handed import documents_for, facts_here, remember
+from runner.runs.saved import DOOR, SOURCE, SavedModel, build, read_saved
+from runner.training.generators import untouched
+from runner.trust_memory import TrustMemory, located
+
+log = logging.getLogger(__name__)
+
+NAME = "save_load"
+"""What a file of ours has for its door."""
+VERSIONS = ("warn", "error", "silent")
+"""What may be made of a file of another version than its class has now."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller of `load` says beside the path."""
+
+    strict: bool = True
+    versions: str = "warn"
+    arguments: Mapping[str, Any] | None = None
+    moved: Mapping[str, str | type] | None = None
+    trust: Sequence[str] = ()
+
+
+def write(
+    module: nn.Module, path: str | PathLike[str], *, version: str | None, compress: bool, overwrite: bool
+) -> None:
+    """Save a module, and the call that made it."""
+    node = dict(vars(module).get(CALL) or _unknown_call(type(module)))
+    config: dict[str, Any] = {DOOR: NAME, "model": node} | ({} if version is None else {"version": version})
+    made = next((one for one in type(module).__mro__ if target_of(one) == node["_target_"]), type(module))
+    save_file(
+        Path(path),
+        {"model": own_state(module, Path(path))},
+        documents=documents_for(config, made),
+        facts=facts_here(),
+        overwrite=overwrite,
+        compress=compress,
+    )
+    remember(made)
+    TrustMemory().remember(name for _, name in names_in(node, "model"))
+
+
+def read_into(
+    module: nn.Module, path: str | PathLike[str], given: Given, *, version: str | None, partial: bool
+) -> None:
+    """Load what a file has into a module that is there. Raises CheckpointError before anything is changed."""
+    saved = _read(path)
+    _compare(saved, type(module), version, given.versions)
+    _tell_arguments(saved, vars(module).get(CALL) or {})
+    hint = f"{type(module).__qualname__}.load(path) builds what was saved"
+    if saved.target is not None:
+        hint = f"it was saved from {saved.target}, and {hint}"
+    values = _values(saved, module)
+    fit(module, values, where=saved.where, strict=given.strict, partial=partial, hint=hint)
+
+
+def built(
+    cls: type[nn.Module], path: str | PathLike[str], given: Given, *, version: str | None, partial: bool
+) -> nn.Module:
+    """The object of `cls`, or of a subclass, that a file is of. Raises CheckpointError if it is of something else."""
+    saved = _read(path)
+    _compare(saved, cls, version, given.versions)
+    module = _made(cls, saved, given)
+    values = _values(saved, module)
+    hint = "its class is not what it was when it was saved"
+    fit(module, values, where=saved.where, strict=given.strict, partial=partial, as_saved=True, hint=hint)
+    remember(type(module))
+    return module
+
+
+def _read(path: str | PathLike[str]) -> SavedModel:
+    # Whatever device new tensors are on here: what is read has values.
+    with torch.device("cpu"):
+        return read_saved(path)
+
+
+def _made(cls: type[nn.Module], saved: SavedModel, given: Given) -> nn.Module:
+    """What the file says that was made, with the weights it is born with."""
+    if "model" not in saved.config:
+        return _from_weights_alone(cls, saved.where, given.arguments or {})
+    found = _class_in(cls, saved, given)
+    module, _ = build(
+        saved,
+        ("model",),
+        arguments=given.arguments,
+        given={str(saved.target): found},
+        moved=given.moved,
+        trust=given.trust,
+    )
+    if not isinstance(module, cls):
+        raise CheckpointError(
+            f"{saved.where}: {saved.target} makes a {type(module).__name__}; {_wanted(cls, str(saved.target))}"
+        )
+    return module
+
+
+def _from_weights_alone(cls: type[nn.Module], where: Path, arguments: Mapping[str, Any]) -> nn.Module:
+    """An object for a file that does not say how one is built."""
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{where}: holds weights, and not how {cls.__qualname__} is built ({error}); "
+            f"pass it: {cls.__qualname__}.load(path, NAME=...), or load the file into an object that is there"
+        ) from error
+    with untouched():
+        return cls(**arguments)
+
+
+def _class_in(cls: type[nn.Module], saved: SavedModel, given: Given) -> Any:
+    """The class that a file names: `cls` or a subclass of it. It is looked for among those before anything is imported.
+
+    Raises CheckpointError naming both if it is another one, TrustError if it would have to be imported to know.
+    """
+    if saved.target is None:
+        raise FormatError(
+            f"{saved.where}: does not name the class of its model; get another file, or its weights alone"
+        )
+    where, there, moved = saved.where, saved.target, given.moved or {}
+    now = moved.get(there, there)
+    here = {_name(one): one for one in _subclasses(cls)}
+    found: Any = here.get(_main(now)) if isinstance(now, str) else now
+    if found is None:
+        try:
+            found = build_value(
+                {TAG: "name", "value": there}, where=where, moved=moved, trust=given.trust, path="model"
+            )
+        except (TrustError, CheckpointError) as error:
+            told = f"{where}: is of {there!r}; {_wanted(cls, there)}"
+            if isinstance(error, TrustError) and located(there):
+                raise TrustError(f"{error}\n{told}") from error
+            why = "" if isinstance(error, TrustError) else f"\n{error}"
+            raise CheckpointError("\n".join([f"{told}{why}", *_kept_source(saved)])) from error
+    if not (isinstance(found, type) and issubclass(found, cls)):
+        raise CheckpointError(f"{where}: is of {there!r}; {_wanted(cls, there)}")
+    return found
+
+
+def _kept_source(saved: SavedModel) -> list[str]:
+    """A line that says where the source of the class is kept, if it is in the file."""
+    files = saved.checkpoint.manifest.files if saved.checkpoint is not None else {}
+    kept = any(name.startswith(SOURCE) for name in files)
+    return [f"its source, as it was, is in the file: runs show {saved.where} --source"] if kept else []
+
+
+def _wanted(cls: type[nn.Module], there: str) -> str:
+    name = _name(cls)
+    return (
+        f"{cls.__qualname__}.load wanted {name!r} or a subclass of it; open the file with runner.load(path), "
+        f'or if that class is called so now: load(path, moved={{"{there}": "{name}"}})'
+    )
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    """Of several with one name, as a notebook makes them, the newest is the last."""
+    direct: list[type] = cls.__subclasses__()
+    for one in direct:
+        yield from _subclasses(one)
+    yield cls
+
+
+def _name(cls: type) -> str:
+    return _main(target_of(cls))
+
+
+def _main(target: str) -> str:
+    """A script's own classes have another module in the processes that it starts."""
+    return f"__main__{target.removeprefix('__mp_main__')}" if target.startswith("__mp_main__.") else target
+
+
+def _values(saved: SavedModel, model: nn.Module) -> dict[str, Any]:
+    """The tensors of a file, and if the model keeps more than tensors, that."""
+    values: dict[str, Any] = dict(saved.tensors)
+    if saved.checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
+        stored = saved.checkpoint.state(["model"])["model"]
+        values |= {name: value for name, value in stored.items() if not isinstance(value, Tensor)}
+    return values
+
+
+def _unknown_call(cls: type) -> dict[str, Any]:
+    """The call that made an object from before its class was decorated, out of a pickle say."""
+    node: dict[str, Any] = {"_target_": target_of(cls)}
+    for name, one in inspect.signature(cls).parameters.items():
+        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            node[name] = missing("was not noted, because the object was not made by its constructor")
+    return node
+
+
+def _compare(saved: SavedModel, cls: type, version: str | None, versions: str) -> None:
+    """Say that a file is of another version than the class has now, in the way that was asked for."""
+    if versions not in VERSIONS:
+        raise ConfigError(f"versions is {versions!r}; wanted one of {', '.join(map(repr, VERSIONS))}")
+    if versions == "silent" or saved.version is None or version is None or saved.version == version:
+        return
+    said = f"{saved.where}: was saved by version {saved.version!r} of {cls.__qualname__}, and this is {version!r}"
+    if versions == "error":
+        raise CheckpointError(f'{said}; use that version, or load(path, versions="warn") to load it all the same')
+    warnings.warn(said, stacklevel=4)
+
+
+def _tell_arguments(saved: SavedModel, here: Mapping[str, Any]) -> None:
+    """Say in which arguments an object that is there differs from the one that was saved."""
+    there = saved.config.get("model", {})
+    if DOOR not in saved.config or saved.target != here.get("_target_"):
+        return
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if differing:
+        told = ", ".join(f"{name}={there.get(name)!r:.60}, and here {here.get(name)!r:.60}" for name in differing[:5])
+        log.warning("%s: was saved with %s", saved.where, told)

@@ -1,0 +1,177 @@
+"""Stored tensors into a module that is there: matched by name and shape first, and only then copied."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from runner.checkpoint.matching import Matching, Spec, match, unwrapped
+from runner.errors import CheckpointError, SaveError
+from runner.runs.initial import differences, specs_of, tied
+
+
+class MismatchError(CheckpointError, RuntimeError):
+    """The tensors of a file do not fit a model. torch raises RuntimeError for it."""
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without what was wrapped around it to compile or to distribute it."""
+    while inner := _wrapper(model):
+        model = model._modules[inner]  # type: ignore[assignment]
+    return model
+
+
+def own_state(model: nn.Module, where: Path) -> dict[str, Any]:
+    """The state dict of `model` under its own names: without what a compiled or distributed part of it puts in.
+
+    Raises SaveError, naming `where` it was to be written, for tensors that have no values yet.
+    """
+    state = {}
+    wrapped = _wrapped(model)
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and (is_lazy(value) or value.is_meta):
+            what = "has no shape yet; run a batch through the model" if is_lazy(value) else "is on the meta device"
+            raise SaveError(f"{where}: not written: {name} {what}; wanted tensors with values")
+        state[_without(name, wrapped)] = value
+    return state
+
+
+def fit(
+    model: nn.Module,
+    values: Mapping[str, Any],
+    *,
+    where: Path,
+    strict: bool = True,
+    partial: bool = False,
+    as_saved: bool = False,
+    hint: str = "",
+) -> None:
+    """Load `values`, by the names of a state dict, into `model`. Nothing is changed where it raises.
+
+    What is missing or unknown is an error, or without `strict` a warning that names it; so is another shape, which only
+    `partial` passes over. Where `as_saved`, tensors take the dtypes that they have in the file. Raises MismatchError,
+    whose message ends with `hint`.
+    """
+    live = model.state_dict()
+    matching = _matched(model, live, values, where)
+    others = {unwrapped(name): name for name in live if not isinstance(live[name], Tensor)}
+    theirs = {unwrapped(name): value for name, value in values.items() if not isinstance(value, Tensor)}
+    lost = [others[name] for name in others.keys() - theirs.keys()]
+    extra = sorted(theirs.keys() - others.keys())
+    if not matching.whole or lost or extra:
+        lines = differences(matching)
+        lines += [f"missing in the file: {name}" for name in lost] + [f"not in the model: {name}" for name in extra]
+        if (strict or matching.mismatched) and not partial and not _translates(model):
+            raise MismatchError(
+                f"{where}: does not fit {type(model).__name__}: {'; '.join(lines)}; "
+                f"{hint or 'load it into the model that it was saved from'}"
+            )
+        if not _translates(model):
+            warnings.warn(_told(model, matching, live, where, lines), stacklevel=4)
+    chosen = {name: values[source] for name, source in matching.loaded.items()}
+    _make_room(model, chosen, as_saved=as_saved)
+    chosen |= {others[name]: theirs[name] for name in others.keys() & theirs.keys()}
+    if _translates(model):
+        chosen |= {name: values[name] for name in matching.unexpected}
+    try:
+        model.load_state_dict(chosen, strict=strict and not partial)
+    except RuntimeError as error:
+        raise MismatchError(f"{where}: {type(model).__name__} refuses it: {' '.join(str(error).split())}") from error
+
+
+def _told(model: nn.Module, matching: Matching, live: Collection[str], where: Path, lines: list[str]) -> str:
+    some = f"{len(matching.loaded)} of {len(live)} tensors were loaded" if matching.loaded else "nothing was loaded"
+    return f"{where}: {some} into {type(model).__name__}: {'; '.join(lines)}"
+
+
+def _matched(model: nn.Module, live: Mapping[str, Any], values: Mapping[str, Any], where: Path) -> Matching:
+    stored = specs_of(values)
+    by_own_name = {unwrapped(name): spec for name, spec in stored.items()}
+    # A tensor that waits for its shape takes any.
+    waiting = {name for name, value in live.items() if isinstance(value, Tensor) and is_lazy(value)}
+    wanted = {name: by_own_name.get(unwrapped(name), Spec((), "float32")) for name in waiting}
+    known = {name: value for name, value in live.items() if name not in waiting}
+    specs = specs_of(known)
+    ordered = {name: specs.get(name, wanted.get(name)) for name in live}
+    try:
+        return match(
+            stored,
+            {name: spec for name, spec in ordered.items() if spec is not None},
+            rename={},
+            tied=tied(known),
+        )
+    except ValueError as error:
+        raise MismatchError(f"{where}: does not fit {type(model).__name__}: {error}") from error
+
+
+def _translates(model: nn.Module) -> bool:
+    """Whether a part of the model that is the user's own changes what is loaded, say for files of an older version."""
+    return any(
+        type(module)._load_from_state_dict is not nn.Module._load_from_state_dict or module._load_state_dict_pre_hooks
+        for module in model.modules()
+        if not type(module).__module__.startswith("torch.")
+    )
+
+
+def _make_room(model: nn.Module, chosen: Mapping[str, Tensor], *, as_saved: bool) -> None:
+    """Give tensors that wait for their shape or for values a place to hold them, and where `as_saved` other dtypes."""
+    places = [
+        (kept, name, chosen.get(f"{prefix}.{name}" if prefix else name))
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for kept in (module._parameters, module._buffers)
+        for name in kept
+    ]
+    made: dict[int, Tensor] = {}
+    for kept, name, value in places:
+        old = kept[name]
+        if old is not None and value is not None and id(old) not in made:
+            made[id(old)] = _room_for(old, value, value.dtype if as_saved else None)
+    # Tied ones under every name that they have, also where the file has only one.
+    for kept, name, _ in places:
+        kept[name] = made.get(id(kept[name]), kept[name])
+
+
+def _room_for(old: Tensor, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if is_lazy(old):
+        old.materialize(value.shape, dtype=dtype)
+        return old
+    wanted = dtype or old.dtype
+    if old.is_meta:
+        room = torch.empty(old.shape, dtype=wanted, device="cpu")
+        return nn.Parameter(room, old.requires_grad) if isinstance(old, nn.Parameter) else room
+    if old.dtype != wanted:
+        old.data = old.data.to(wanted)
+    return old
+
+
+def _wrapped(model: nn.Module) -> dict[str, str]:
+    """Where something is wrapped around a part of the model, and what the part is called in it."""
+    return {
+        name: inner
+        for name, part in model.named_modules(remove_duplicate=False)
+        if (inner := _wrapper(part)) is not None
+    }
+
+
+def _wrapper(module: nn.Module) -> str | None:
+    """What a module calls the one that it is wrapped around; None if it is around none."""
+    # By its name: importing its class takes seconds.
+    if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules:
+        return "_orig_mod"
+    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
+
+
+def _without(name: str, wrapped: Mapping[str, str]) -> str:
+    if not wrapped:
+        return name
+    path: list[str] = []
+    own: list[str] = []
+    for part in name.split("."):
+        if wrapped.get(".".join(path)) != part:
+            own.append(part)
+        path.append(part)
+    return ".".join(own)
