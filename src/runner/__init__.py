@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from runner.errors import DataError as DataError
     from runner.errors import ExistsError as ExistsError
     from runner.errors import FormatError as FormatError
+    from runner.errors import InitializationError as InitializationError
     from runner.errors import LockedError as LockedError
     from runner.errors import MissingError as MissingError
     from runner.errors import ResumeError as ResumeError
@@ -62,6 +63,7 @@ _ERRORS = (
     "DataError",
     "ExistsError",
     "FormatError",
+    "InitializationError",
     "LockedError",
     "MissingError",
     "ResumeError",

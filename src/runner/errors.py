@@ -12,6 +12,7 @@
     │   └── MissingError   nothing is there                                               (FileNotFoundError)
     ├── SaveError          a checkpoint that could not be written; the earlier ones are whole (OSError)
     │   └── ExistsError    something is there, and was not to be overwritten              (FileExistsError)
+    ├── InitializationError an object could not be made from its class and arguments          (RuntimeError)
     └── TrainingError      the training cannot go on: the loss is not finite, an optimizer
                            cannot do what was asked                                           (ArithmeticError)
 
@@ -78,6 +79,10 @@ class SaveError(RunnerError, OSError):
 
 class ExistsError(SaveError, FileExistsError):
     """Something stands where a file was to be written, and was not to be overwritten."""
+
+
+class InitializationError(RunnerError, RuntimeError):
+    """An object that is to be saved could not be made from its class and arguments, or has not been made yet."""
 
 
 class TrainingError(RunnerError, ArithmeticError):

@@ -1,0 +1,303 @@
+"""The objects of a container made again from what a file says, with the state that they had."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from runner.checkpoint.contents import TAG
+from runner.config.calls import POSITIONAL, build_call, build_value, encoded
+from runner.config.decoding import is_missing
+from runner.config.secrets import REDACTED
+from runner.config.targets import GROUP_LEVEL
+from runner.doors.container_calls import (
+    KINDS,
+    WORDS,
+    Arguments,
+    Classes,
+    Made,
+    ModelObjects,
+    check_kinds,
+    first_parameter,
+    initialize,
+)
+from runner.doors.fitting import fit
+from runner.errors import CheckpointError, ConfigError, DamagedError, FormatError
+from runner.runs.saved import SavedModel, build, is_call
+from runner.training import optimizer_state
+from runner.training.generators import untouched
+from runner.training.module_state import load_transient
+from runner.training.schedule import TorchScheduler
+from runner.trust import INSTRUCTIONS
+
+log = logging.getLogger(__name__)
+
+DOOR = "ModelContainer"
+"""What a container's file says under `door`."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller of `load` says beside the path; it wins over what the file says."""
+
+    classes: Classes
+    arguments: Arguments
+    moved: Mapping[str, Any]
+    trust: Sequence[str]
+    device: torch.device
+
+
+def rebuilt(saved: SavedModel, wishes: Wishes) -> Made:
+    """Make the objects that a file tells of, and give them the state that they had.
+
+    Draws no random number that would show outside. Raises CheckpointError, TrustError, ConfigError.
+    """
+    check_kinds(wishes.classes)
+    with untouched():
+        reading = _Reading(saved, wishes)
+        model = reading.model()
+        optimizer = reading.optimizer(model) if "optimizer" in reading.nodes else None
+        scheduler = reading.scheduler(optimizer) if optimizer is not None and "scheduler" in reading.nodes else None
+        # The constructor of a scheduler changes learning rates: so all is built before any state is loaded.
+        if optimizer is not None:
+            reading.restore_optimizer(optimizer, model)
+        if scheduler is not None:
+            reading.restore_scheduler(scheduler)
+        return Made(ModelObjects(model, optimizer, scheduler), reading.nodes_now(), reading.arguments())
+
+
+class _Reading:
+    """One pass over the parts of a file."""
+
+    def __init__(self, saved: SavedModel, wishes: Wishes) -> None:
+        self._saved, self._where, self._wishes = saved, saved.where, wishes
+        self._passed = {part: dict(wishes.arguments[part] or {}) for part in WORDS}
+        keys = ("optimizer", "scheduler", "transient")
+        self._state = {} if saved.checkpoint is None else saved.checkpoint.state(keys)
+        self._built: nn.Module | None = None
+        """The model, where no stored call makes it."""
+        self.nodes = self._nodes()
+        self._given = {
+            node["_target_"]: wishes.classes[part]
+            for part, node in self.nodes.items()
+            if wishes.classes[part] is not None
+        }
+        self._ahead = {part: first_parameter(self._class_of(part)) for part in self.nodes if part != "model"}
+        self._check_passed()
+        self._check_lost()
+
+    def _nodes(self) -> dict[str, Mapping[str, Any]]:
+        """The calls that make the objects."""
+        config, model_class = self._saved.config, self._wishes.classes["model"]
+        if "model" in config and not is_call(self._saved):
+            return self._of_run()
+        if "model" in config:
+            nodes = {part: config[part] for part in WORDS if part in config}
+            for part, node in nodes.items():
+                if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+                    raise FormatError(f"{self._where}: {part} is {node!r:.80}; wanted a mapping with a _target_")
+            return nodes
+        if model_class is None:
+            raise CheckpointError(
+                f"{self._where}: holds weights, and does not tell how their model is made; say it: "
+                "load(path, Net, model_kwargs={...})"
+            )
+        self._built, node = initialize("model", model_class, self._passed["model"])
+        return {"model": node}
+
+    def _of_run(self) -> dict[str, Mapping[str, Any]]:
+        saved, wishes = self._saved, self._wishes
+        model_class = wishes.classes["model"]
+        self._built, config = build(
+            saved,
+            ("model", "optimizer"),
+            arguments=self._passed["model"],
+            given={saved.target: model_class} if saved.target and isinstance(model_class, type) else {},
+            moved=wishes.moved,
+            trust=wishes.trust,
+        )
+        # How its groups are made is for the runner to know; what they hold and how is in the state.
+        optimizer = {key: value for key, value in config["optimizer"].items() if key not in GROUP_LEVEL["optimizer"]}
+        log.warning(
+            "%s: of a run no scheduler is made, because the run drives it; runner.restore loads it", saved.where
+        )
+        return {"model": _call_of_node(config["model"]), "optimizer": _call_of_node(optimizer)}
+
+    def _class_of(self, part: str) -> Any:
+        """What makes an object. It has passed the gate."""
+        return self._value({TAG: "name", "value": self.nodes[part]["_target_"]}, part)
+
+    def _value(self, form: Any, part: str) -> Any:
+        return build_value(
+            form,
+            where=self._where,
+            given=self._given,
+            moved=self._wishes.moved,
+            trust=self._wishes.trust,
+            path=part,
+        )
+
+    def _called(self, part: str, arguments: Mapping[str, Any]) -> Any:
+        built = build_call(
+            self.nodes[part],
+            where=self._where,
+            arguments={**self._passed[part], **arguments},
+            given=self._given,
+            moved=self._wishes.moved,
+            trust=self._wishes.trust,
+            path=part,
+        )
+        if not isinstance(built, KINDS[part]):
+            kind = KINDS[part]
+            raise CheckpointError(
+                f"{self._where}: {part}: {self.nodes[part]['_target_']} made a {type(built).__name__}; "
+                f"wanted a {kind.__module__}.{kind.__name__}"
+            )
+        return built
+
+    def _check_passed(self) -> None:
+        """What the caller passes must have a place. ConfigError."""
+        for part, (class_word, kwargs_word) in WORDS.items():
+            if part not in self.nodes and (self._wishes.classes[part] is not None or self._passed[part]):
+                raise ConfigError(f"{self._where}: has no {part}; leave {class_word} and {kwargs_word} out")
+            known = [name for name in self._passed[part] if _lost(self.nodes[part].get(name)) is None]
+            if part != "model" and known:
+                raise ConfigError(
+                    f"{self._where}: {kwargs_word} {', '.join(map(repr, known))}: the file has it, and a state that "
+                    f"goes with it; leave it out, and change the {part} once it is loaded"
+                )
+
+    def _check_lost(self) -> None:
+        """Arguments that no file can hold have to be passed. CheckpointError, with all of them."""
+        problems = []
+        for part, node in self.nodes.items():
+            target, word = node["_target_"].rpartition(".")[2], WORDS[part][1]
+            for name, form in node.items():
+                lost = _lost(form)
+                if lost is not None and name not in self._passed[part] and name != self._ahead.get(part):
+                    problems.append(
+                        f"{self._where}: {target}({name}=...) {lost}; pass it: load(path, {word}={{{name!r}: ...}})"
+                    )
+        if problems and self._built is None:
+            raise CheckpointError("\n".join(problems))
+
+    def model(self) -> nn.Module:
+        """The model with its weights and its transient state, on the device."""
+        device, checkpoint = self._wishes.device, self._saved.checkpoint
+        model: nn.Module = self._called("model", {}) if self._built is None else self._built
+        values: dict[str, Any] = dict(self._saved.tensors)
+        if checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
+            stored = checkpoint.state(["model"])["model"]
+            values |= {name: value for name, value in stored.items() if not isinstance(value, Tensor)}
+        fit(model, values, where=self._where, as_saved=True, hint="give the class and the arguments as they were then")
+        model.to(device)
+        load_transient(model, self._state.get("transient") or {}, device)
+        return model
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """One with the groups that were saved, without its state."""
+        saved = self._saved_of("optimizer")
+        optimizer: Optimizer = self._called("optimizer", self._first("optimizer", model.parameters()))
+        self._check_class("optimizer", saved, optimizer)
+        if not optimizer_state.same_groups(optimizer, model, saved):
+            parameters = dict(model.named_parameters())
+            names = [list(group["params"]) for group in saved["groups"]]
+            lost = sorted({name for group in names for name in group} - parameters.keys())
+            if lost:
+                raise CheckpointError(
+                    f"{self._where}: the optimizer trained {lost[0]!r}, which the model does not have now; give the "
+                    "class and the arguments as they were then"
+                )
+            groups = [{"params": [parameters[name] for name in group]} for group in names]
+            optimizer = self._called("optimizer", self._first("optimizer", groups))
+        return optimizer
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        """One that drives `optimizer`, without its state."""
+        scheduler: LRScheduler = self._called("scheduler", self._first("scheduler", optimizer))
+        self._check_class("scheduler", self._saved_of("scheduler"), scheduler)
+        return scheduler
+
+    def _first(self, part: str, value: Any) -> dict[str, Any]:
+        ahead = self._ahead[part]
+        return {ahead: [value] if ahead == POSITIONAL else value}
+
+    def _saved_of(self, part: str) -> Mapping[str, Any]:
+        saved = self._state.get(part)
+        if not isinstance(saved, Mapping) or not isinstance(saved.get("class"), str):
+            raise DamagedError(f"{self._where}: has no state of the {part} that it tells of; use another checkpoint")
+        return saved
+
+    def _check_class(self, part: str, saved: Mapping[str, Any], built: Any) -> None:
+        """Raise CheckpointError if an object is of another class than the one whose state was saved."""
+        there, here = saved["class"], optimizer_state.qualified_name(built)
+        if (
+            there.rpartition(".")[2] != here.rpartition(".")[2]
+            and self.nodes[part]["_target_"] not in self._wishes.moved
+        ):
+            raise CheckpointError(
+                f"{self._where}: the {part} was a {there}, and this is a {here}, which its state does not fit; give "
+                "the class as it was"
+            )
+
+    def restore_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
+        notes = optimizer_state.restore(optimizer, model, self._saved_of("optimizer"))
+        if notes:
+            raise CheckpointError("\n".join(f"{self._where}: cannot be restored: {note}" for note in notes))
+
+    def restore_scheduler(self, scheduler: LRScheduler) -> None:
+        TorchScheduler(scheduler).load_state_dict(self._saved_of("scheduler")["state"])
+
+    def nodes_now(self) -> dict[str, Mapping[str, Any]]:
+        """The calls that made the objects."""
+        return {
+            part: {
+                **{name: form for name, form in node.items() if name != self._ahead.get(part)},
+                **{name: encoded(value) for name, value in self._passed[part].items()},
+            }
+            for part, node in self.nodes.items()
+        }
+
+    def arguments(self) -> dict[str, Mapping[str, Any]]:
+        """What the objects were made with: as a container notes it, what was given to it; else, all that is known."""
+        arguments: dict[str, Mapping[str, Any]] = {}
+        for part, node in self.nodes.items():
+            noted = self._saved.metadata.get(WORDS[part][1]) if self._saved.config.get("door") == DOOR else None
+            names: Iterable[str] = noted if isinstance(noted, Mapping) else node
+            left_out = {"_target_", self._ahead.get(part), *self._passed[part]}
+            forms = {name: node[name] for name in names if name in node and name not in left_out}
+            arguments[part] = {**self._value(forms, part), **self._passed[part]}
+        return arguments
+
+
+def _lost(form: Any) -> str | None:
+    """Why an argument is not in the file, if it is not."""
+    if is_missing(form) or (isinstance(form, list) and any(map(is_missing, form))):
+        return f"{form['why'] if isinstance(form, Mapping) else 'holds such'}, which no file can hold"
+    if isinstance(form, str) and REDACTED in form:
+        return "looked like a secret, which no file is to hold"
+    return None
+
+
+def _call_of_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node of a run's config as the call that `config/calls.py` has."""
+    arguments = {key: _form_of(value) for key, value in node.items() if key not in INSTRUCTIONS or key == POSITIONAL}
+    return {"_target_": node["_target_"], **arguments}
+
+
+def _form_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_form_of(item) for item in value]
+    if not isinstance(value, Mapping):
+        return encoded(value)
+    if "_target_" not in value:
+        return {key: _form_of(item) for key, item in value.items()}
+    call = _call_of_node(value)
+    kind = "partial" if value.get("_partial_") else "call"
+    form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
+    return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}
