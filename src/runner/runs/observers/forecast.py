@@ -108,6 +108,7 @@ def picture(
     The valid time, until the error is above `threshold`, is marked. Wants matplotlib.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     horizon, coordinates = truth.shape
     shown = min(len(warmup), round(_SHOWN_BEFORE / lyapunov_times_a_step))
@@ -127,6 +128,7 @@ def picture(
         axes.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
         axes.set_ylabel(name)
         axes.margins(x=0.0)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     panels[-1].set_xlabel("Lyapunov times")
     figure.suptitle(title)
     handles, labels = panels[-1].get_legend_handles_labels()
