@@ -201,7 +201,7 @@ def test_what_was_computed_at_the_launch_stays(short) -> None:
         ("model.dropout=0,1", r"model\.dropout=0,1: several values"),
         ("model.dropout=???", r"model\.dropout: no value; type model\.dropout=VALUE"),
         ("model.dropout=${oc.env:NOT_SET_ANYWHERE}", r"config\.json: .*'NOT_SET_ANYWHERE' not found.*set what"),
-        ("model=resnet", r"model=resnet: model has no such option; there is cnn, gpt, mlp"),
+        ("model=resnet", r"model=resnet: model has no such option; there is classic_esn, cnn, gpt"),
         ("experiment=text", r"experiment=text: experiment has no such option"),
         ("hydra.run.dir=x", r"hydra\.run\.dir=x: nothing is launched here for Hydra to do; leave it out"),
         ("+resume=here", r"\+resume, \+allow and \+reset are for launches; leave them out"),
