@@ -12,7 +12,7 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,10 @@ from torch import Tensor
 
 from runner.checkpoint.durable import write_all
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.interop import read_weights
+from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.matching import Matching, Spec, match, unwrapped
-from runner.checkpoint.pickled import PICKLE, ZIP, opened, read_pickled
 from runner.checkpoint.single import written
-from runner.errors import CheckpointError, FormatError, MissingError
+from runner.errors import CheckpointError, MissingError
 from runner.models.esn_options import FIXED
 
 if TYPE_CHECKING:
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 RESERVOIR = "reservoir"
 """The only reservoir, in `reservoir_states`."""
 FITTED = "_modules_dict.output.fitted"
-WEIGHT = "_modules_dict.output.weight"
+SAFE_PROTOCOLS = (2, 3)
+"""Protocols of pickle that `torch.load(weights_only=True)` knows; the first is torch's own."""
 
 _UNSEEN = (
     *("squared", "activation", "leak_rate", "spectral_radius", "connectivity"),
@@ -72,6 +72,13 @@ def save_file(model: "ESNModel", path: str | os.PathLike[str], *, include_states
     state = model.reservoir.state
     if include_states:
         content["reservoir_states"] = {} if state is None else {RESERVOIR: state.cpu()}
+    if kwargs.get("pickle_protocol", SAFE_PROTOCOLS[0]) not in SAFE_PROTOCOLS:
+        warnings.warn(
+            f"{path}: pickle_protocol={kwargs['pickle_protocol']!r} is a format that torch.load reads only by running "
+            f"what is in a file; saved with {SAFE_PROTOCOLS[0]}, which every torch reads",
+            stacklevel=3,
+        )
+        kwargs["pickle_protocol"] = SAFE_PROTOCOLS[0]
     buffer = io.BytesIO()
     torch.save(content, buffer, **kwargs)
     with written(Path(path), buffer.getbuffer().nbytes, overwrite=True) as descriptor:
@@ -94,71 +101,45 @@ def load_file(model: "ESNModel", path: str | os.PathLike[str], *, strict: bool, 
     _check_config(found, model)
     if load_states:
         _check_states(found, model)
-    if problems:
-        warnings.warn(f"{found.path}: not all was loaded: {_listed(problems)}", stacklevel=3)
     # Weights on the device "meta" have no place to copy to: they become the file's.
     anew = any(live[name].is_meta for name in matching.loaded)
-    weights = {name: found.tensors[source] for name, source in matching.loaded.items()}
+    weights = {name: found.tensors[source].to(live[name].dtype) for name, source in matching.loaded.items()}
     model.load_state_dict(weights, strict=False, assign=anew)
     model.reset_reservoirs()
+    if load_states and found.states is not None:
+        model.reservoir.restore(found.states)
+    for note in _notes(found, model, problems, load_states=load_states):
+        warnings.warn(f"{found.path}: {note}", stacklevel=3)
+
+
+def _notes(found: _Found, model: "ESNModel", problems: list[str], *, load_states: bool) -> Iterator[str]:
+    """What whoever has loaded a file should know."""
+    if problems:
+        yield f"not all was loaded: {_listed(problems)}"
     if found.config is None:
         held = ", ".join(f"{name}={model.config[name]!r}" for name in _UNSEEN)
-        warnings.warn(
-            f"{found.path}: has no config, so that nothing tells whether it was saved with what this model has: {held}",
-            stacklevel=3,
+        yield f"has no config, so that nothing tells whether it was saved with what this model has: {held}"
+    if load_states and found.states is None:
+        yield (
+            "no reservoir states found; save with include_states=True, or load without load_states; the reservoir is "
+            "cold"
         )
-    if load_states:
-        if found.states is None:
-            warnings.warn(
-                f"{found.path}: no reservoir states found; save with include_states=True, or load without load_states; "
-                "the reservoir is cold",
-                stacklevel=3,
-            )
-        else:
-            model.reservoir.restore(found.states)
 
 
 def _read(path: Path) -> _Found:
     if not path.exists():
         raise MissingError(f"{path}: is not there; wanted a file that model.save(path) has written")
-    if path.is_file():
-        with opened(path) as file:
-            start = file.read(len(ZIP))
-        if start == ZIP or start.startswith(PICKLE):
-            found = _of_torch(path)
-            if found is not None:
-                return found
-    return _Found(path, read_weights(path).tensors, _config_of_checkpoint(path))
+    if is_ours(path):
+        checkpoint = Checkpoint.open(path)
+        return _Found(path, model_tensors(checkpoint, "raw"), _mapping(checkpoint.config.get("model")))
+    weights = read_weights(path)
+    state = (_mapping(weights.others.get("reservoir_states")) or {}).get(RESERVOIR)
+    config = _mapping(weights.others.get("config"))
+    return _Found(path, weights.tensors, config, state if isinstance(state, Tensor) else None)
 
 
-def _of_torch(path: Path) -> _Found | None:
-    """What a file such as ours holds; None for others of torch.save, and for those of another kind."""
-    try:
-        value, _ = read_pickled(path)
-    except FormatError:
-        # A packed checkpoint is a zip file, too. What else it may be is told by who reads them all.
-        return None
-    if not isinstance(value, Mapping) or not isinstance(value.get("state_dict"), Mapping):
-        return None
-    tensors = {str(name): tensor for name, tensor in value["state_dict"].items() if isinstance(tensor, Tensor)}
-    config, states = value.get("config"), value.get("reservoir_states")
-    state = states.get(RESERVOIR) if isinstance(states, Mapping) else None
-    return _Found(
-        path,
-        tensors,
-        config if isinstance(config, Mapping) else None,
-        state if isinstance(state, Tensor) else None,
-    )
-
-
-def _config_of_checkpoint(path: Path) -> Mapping[str, Any] | None:
-    """The node that built the model of a run or checkpoint; None for weights of other programs."""
-    try:
-        config = Checkpoint.open(path).config
-    except CheckpointError:
-        return None
-    node = config.get("model")
-    return node if isinstance(node, Mapping) else None
+def _mapping(value: Any) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) else None
 
 
 def _matching(found: _Found, live: Mapping[str, Tensor]) -> Matching:

@@ -108,7 +108,7 @@ class Readout(nn.Module):
         if f"{prefix}weight" in state_dict:
             # Weights of another program do not say it.
             state_dict.setdefault(f"{prefix}fitted", torch.zeros((), dtype=torch.bool))
-        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Readout":
         # float() and to(dtype) would take the sums with them, and half of their digits.

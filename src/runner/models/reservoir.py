@@ -86,12 +86,13 @@ class Reservoir(nn.Module):
             warnings.warn(
                 f"{held}, and the input has {batch}: it begins cold; call reset_reservoirs() between sequences that "
                 "have nothing to do with each other",
-                stacklevel=4,
+                stacklevel=2,
             )
             h_BN = None
         if h_BN is None:
             return self.weight_hh.new_zeros(batch, len(self.weight_hh))
-        return h_BN
+        # A tensor of torch.inference_mode() cannot be gone on from where gradients are taken; a copy of it can.
+        return h_BN.clone() if h_BN.is_inference() and not torch.is_inference_mode_enabled() else h_BN
 
     def advance(self, x_BTF: Tensor, driver_BTU: Tensor | None, h_BN: Tensor) -> Tensor:
         """The states (B, T, N) that follow `h_BN`; what is kept stays as it is."""
