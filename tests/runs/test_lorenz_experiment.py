@@ -65,6 +65,13 @@ def test_a_fit_that_is_stopped_between_two_batches_goes_on_to_the_same_bytes(tmp
     assert transient["_modules_dict.output.gram"].dtype == torch.float64
 
 
+def test_what_the_model_is_made_of_is_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runner.run(["experiment=lorenz_esn", "observers=none", "debug=dry"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["_modules_dict.reservoir", "Reservoir", "362,400"] in shown
+    assert ["_modules_dict.output", "Readout", "1,812"] in shown
+
+
 def test_a_part_of_a_fit_is_proved_to_be_exact(tmp_path: Path) -> None:
     run = runner.run(SMALL)
     stretches = all_stretches(RunDir.open(run.directory), None)

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from runner.quantities import duration, position, score, size
 from runner.runs.observers.progress import epoch_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from runner.checkpoint.handle import Checkpoint
     from runner.config.build import Training
     from runner.config.diff import Difference
@@ -103,7 +105,7 @@ def model_summary(console: Console, training: "Training", *, batch_size: int) ->
     for title in ("model", "kind"):
         table.add_column(title)
     table.add_column("parameters", justify="right")
-    for name, child in model.named_children():
+    for name, child in _parts(model):
         count = sum(p.numel() for p in child.parameters())
         if count:
             table.add_row(name, type(child).__name__, f"{count:,}")
@@ -123,6 +125,17 @@ def model_summary(console: Console, training: "Training", *, batch_size: int) ->
     line += [] if per_epoch is None else [f"{_steps(per_epoch)} an epoch"]
     line += [] if steps is None else [f"{_steps(steps)} in all"]
     console.print(Text(", ".join(line), style="dim"))
+
+
+def _parts(model: "nn.Module") -> Iterator[tuple[str, "nn.Module"]]:
+    """The parts of a model; those in a dictionary, which is no more than their names, one by one."""
+    from torch import nn
+
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleDict):
+            yield from ((f"{name}.{inner}", part) for inner, part in child.items())
+        else:
+            yield name, child
 
 
 def _steps(count: int) -> str:
