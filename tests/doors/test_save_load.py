@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import importlib
 import inspect
 import io
 import json
@@ -24,6 +25,7 @@ from torch.nn import Module
 
 import runner
 from runner import save_load
+from runner.checkpoint.single import save_file
 from runner.config.decoding import Missing
 from runner.config.encoding import CALL
 from runner.errors import CheckpointError, ConfigError, DamagedError, SaveError, TrustError
@@ -437,11 +439,13 @@ def test_a_file_that_names_something_else_is_refused_before_anything_is_imported
 
 def forged(net: Any, file: str, change: dict[str, Any]) -> None:
     """Save a module with something else in the place of what made it."""
-    vars(net)[CALL] = {**vars(net)[CALL], **change}
-    from runner.checkpoint.single import save_file
+    written(net, file, {"door": "save_load", "model": {**vars(net)[CALL], **change}})
 
-    config = {"config": {"door": "save_load", "model": vars(net)[CALL]}, "overrides": []}
-    save_file(Path(file), {"model": net.state_dict()}, documents={"config.json": json.dumps(config).encode()}, facts={})
+
+def written(net: Module, file: str, config: dict[str, Any]) -> None:
+    """Save a module with this config."""
+    document = json.dumps({"config": config, "overrides": []}).encode()
+    save_file(Path(file), {"model": net.state_dict()}, documents={"config.json": document}, facts={})
 
 
 def test_an_argument_that_cannot_be_stored_breaks_neither_construction_nor_saving() -> None:
@@ -707,6 +711,11 @@ def test_copies_and_pickles_keep_what_an_object_was_made_with() -> None:
     assert net._config["sizes"] == [1]
 
 
+def test_an_object_of_a_class_that_needs_arguments_is_pickled_and_copied() -> None:
+    for again in (pickled(Sub(2)), copy.deepcopy(Sub(2))):
+        assert again._config == {"factor": 2, "name": "sub"}
+
+
 def test_a_lambda_that_is_only_used_to_construct_keeps_nothing_from_being_pickled() -> None:
     net = Unpicklable(lambda: 3)
     assert copy.deepcopy(net)._config == net._config
@@ -746,21 +755,14 @@ def test_the_note_is_no_part_of_the_module() -> None:
 
 
 def test_a_class_that_moved_is_mapped() -> None:
-    Net(4).save("net.pth")
     here = f"{__name__}.Net"
-    with renamed("net.pth", here, "gone.away.Net"):
-        with pytest.raises(CheckpointError) as refused:
-            Net.load("net.pth")
-        assert "is of 'gone.away.Net'" in str(refused.value)
-        assert f'moved={{"gone.away.Net": "{here}"}}' in str(refused.value)
-        for new in (here, Net):
-            assert Net.load("net.pth", moved={"gone.away.Net": new})._config["width"] == 4
-
-
-def renamed(file: str, old: str, new: str) -> Any:
-    net = Net(4)
-    forged(net, file, {"_target_": new})
-    return pytest.MonkeyPatch.context()
+    forged(Net(4), "net.pth", {"_target_": "gone.away.Net"})
+    with pytest.raises(CheckpointError) as refused:
+        Net.load("net.pth")
+    assert "is of 'gone.away.Net'" in str(refused.value)
+    assert f'moved={{"gone.away.Net": "{here}"}}' in str(refused.value)
+    for new in (here, Net):
+        assert Net.load("net.pth", moved={"gone.away.Net": new})._config["width"] == 4
 
 
 def test_a_class_of_a_script_is_found_by_the_class_that_is_given() -> None:
@@ -791,6 +793,32 @@ def test_a_class_of_a_function_is_found_by_the_class_that_is_given() -> None:
     assert type(newer.load("net.pth")) is newest
     with pytest.raises(CheckpointError, match="<locals>"):
         Net.load("net.pth")
+
+
+def test_a_subclass_in_a_module_that_is_not_imported_yet_is_found_if_this_user_has_used_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("base_of_test.py").write_text(
+        "from runner import save_load\nfrom torch.nn import Module\n\n@save_load()\nclass Base(Module):\n    pass\n"
+    )
+    Path("sub_of_test.py").write_text("from base_of_test import Base\n\nclass Sub(Base):\n    pass\n")
+    importlib.import_module("sub_of_test").Sub().save("net.pth")
+    for name in ("base_of_test", "sub_of_test"):
+        monkeypatch.delitem(sys.modules, name)
+    base = importlib.import_module("base_of_test").Base
+    assert "sub_of_test" not in sys.modules
+    assert type(base.load("net.pth")).__qualname__ == "Sub"
+    for name in ("base_of_test", "sub_of_test"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(Path("somebody else").absolute()))
+    base = importlib.import_module("base_of_test").Base
+    with pytest.raises(
+        TrustError, match=r"'sub_of_test\.Sub' is not trusted(.|\n)*Base\.load wanted 'base_of_test\.Base'"
+    ):
+        base.load("net.pth")
+    assert "sub_of_test" not in sys.modules
+    assert type(base.load("net.pth", trust=["sub_of_test"])).__qualname__ == "Sub"
 
 
 def test_a_file_of_another_class_names_both_and_what_opens_it() -> None:
@@ -840,11 +868,26 @@ def test_strict_is_an_error_that_names_every_tensor_and_changes_nothing() -> Non
     for other in (Net(3, depth=1), Net(3, depth=3), Net(4, depth=2)):
         before = copy.deepcopy(other)
         with pytest.raises(
-            CheckpointError, match=r"net\.pth: does not fit Net: .*layers\..*Net\.load\(path\)"
+            CheckpointError, match=r"net\.pth: cannot be loaded into Net: .*layers\..*Net\.load\(path\)"
         ) as refused:
             other.load("net.pth")
         assert isinstance(refused.value, RuntimeError)
         assert same(other, before)
+
+
+def test_an_object_that_was_changed_after_it_was_built_is_loaded_into_one_like_it() -> None:
+    def changed() -> Net:
+        net = Net(depth=1)
+        nn.utils.parametrizations.weight_norm(net.layers[0])
+        return net
+
+    net = changed()
+    net.save("net.pth")
+    assert same(changed().load("net.pth"), net)
+    with pytest.raises(
+        CheckpointError, match=r"missing in the file: layers\.0\.weight.*; prepare an object as that was"
+    ):
+        Net.load("net.pth")
 
 
 def test_not_strict_loads_what_is_there_and_still_refuses_another_shape() -> None:
@@ -1043,6 +1086,16 @@ def test_every_reader_opens_the_file(name: str) -> None:
             assert json.loads(archive.read("config.json"))["config"]["door"] == "save_load"
 
 
+def test_what_a_run_has_trained_is_loaded_by_the_class_and_into_an_object() -> None:
+    net = Net(4, depth=1)
+    written(net, "run.zip", {"model": {"_target_": f"{__name__}.Net", "width": 4, "depth": 1}, "name": "run"})
+    assert same(Net.load("run.zip"), net)
+    assert Net.load("run.zip", activation=torch.relu)._config["activation"] is torch.relu
+    assert same(Net(4, depth=1).load("run.zip"), net)
+    with pytest.raises(CheckpointError, match=r"is of '.*\.Net'; Other\.load wanted"):
+        Other.load("run.zip")
+
+
 def test_weights_of_other_programs_are_loaded_into_an_object_and_by_a_class_that_needs_no_arguments() -> None:
     net = Net()
     torch.save(net.state_dict(), "weights.pt")
@@ -1055,6 +1108,17 @@ def test_weights_of_other_programs_are_loaded_into_an_object_and_by_a_class_that
     sub = Sub(2)
     torch.save(sub.state_dict(), "sub.pt")
     assert same(Sub.load("sub.pt", factor=2), sub)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_is_saved_and_loaded_on_either_device() -> None:
+    net = Net().cuda()
+    net.save("net.pth")
+    assert same(Net.load("net.pth"), net.cpu())
+    with torch.device("cuda"):
+        on_gpu = Net.load("net.pth")
+    assert {value.device.type for value in on_gpu.state_dict().values()} == {"cuda"}
+    assert same(on_gpu.cpu(), net)
 
 
 # Mistakes at decoration
@@ -1122,7 +1186,7 @@ def test_a_subclass_can_be_decorated_again_with_settings_of_its_own() -> None:
 
     again = Again(2)
     again.keep("net.pth")
-    assert type(Net.load("net.pth")) is Again
+    assert type(Net.load("net.pth", versions="error")) is Again
     assert Net.load("net.pth")._config == {"factor": 2, "name": "sub"}
     Sub(2).save("sub.pth")
 

@@ -3,8 +3,8 @@
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from runner.checkpoint.single import save_file
 from runner.config.calls import build_value
 from runner.config.decoding import missing, names_in
 from runner.config.encoding import CALL, target_of
+from runner.config.secrets import redact
 from runner.doors.fitting import fit, own_state
 from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
 from runner.runs.handed import documents_for, facts_here, remember
@@ -32,6 +33,37 @@ VERSIONS = ("warn", "error", "silent")
 """What may be made of a file of another version than its class has now."""
 
 
+Hook = Callable[[nn.Module], Any]
+SETTINGS = "_runner_save_load"
+"""The attribute in which a decorated class keeps its settings."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `save_load` was given for a class."""
+
+    save_method_name: str
+    load_method_name: str
+    config_instance_var_name: str
+    init_and_load_classmethod_name: str
+    version: str | None
+    pre_save_hook: Hook | None
+    post_load_hook: Hook | None
+    compress: bool
+    partial_load: bool
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names that a class gets, by the parameter that chooses each."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name.endswith("_name")}
+
+
+def settings_of(cls: type) -> Settings:
+    """What `save_load` was given for the class, or for the nearest base class that is decorated."""
+    settings: Settings = getattr(cls, SETTINGS)
+    return settings
+
+
 @dataclass(frozen=True)
 class Given:
     """What the caller of `load` says beside the path."""
@@ -43,50 +75,66 @@ class Given:
     trust: Sequence[str] = ()
 
 
-def write(
-    module: nn.Module, path: str | PathLike[str], *, version: str | None, compress: bool, overwrite: bool
-) -> None:
+def write(module: nn.Module, path: Path, *, overwrite: bool) -> None:
     """Save a module, and the call that made it."""
+    settings = settings_of(type(module))
     node = dict(vars(module).get(CALL) or _unknown_call(type(module)))
-    config: dict[str, Any] = {DOOR: NAME, "model": node} | ({} if version is None else {"version": version})
+    config: dict[str, Any] = {DOOR: NAME, "model": node}
+    if settings.version is not None:
+        config["version"] = settings.version
     made = next((one for one in type(module).__mro__ if target_of(one) == node["_target_"]), type(module))
     save_file(
-        Path(path),
-        {"model": own_state(module, Path(path))},
+        path,
+        {"model": own_state(module, path)},
         documents=documents_for(config, made),
         facts=facts_here(),
         overwrite=overwrite,
-        compress=compress,
+        compress=settings.compress,
     )
     remember(made)
     TrustMemory().remember(name for _, name in names_in(node, "model"))
 
 
-def read_into(
-    module: nn.Module, path: str | PathLike[str], given: Given, *, version: str | None, partial: bool
-) -> None:
+def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> None:
     """Load what a file has into a module that is there. Raises CheckpointError before anything is changed."""
     saved = _read(path)
-    _compare(saved, type(module), version, given.versions)
-    _tell_arguments(saved, vars(module).get(CALL) or {})
+    _compare(saved, type(module), given.versions)
+    _tell_arguments(saved, vars(module).get(CALL))
     hint = f"{type(module).__qualname__}.load(path) builds what was saved"
     if saved.target is not None:
         hint = f"it was saved from {saved.target}, and {hint}"
-    values = _values(saved, module)
-    fit(module, values, where=saved.where, strict=given.strict, partial=partial, hint=hint)
+    fit(
+        module,
+        _values(saved, module),
+        where=saved.where,
+        strict=given.strict,
+        partial=settings_of(type(module)).partial_load,
+        hint=hint,
+    )
 
 
-def built(
-    cls: type[nn.Module], path: str | PathLike[str], given: Given, *, version: str | None, partial: bool
-) -> nn.Module:
+def built(cls: type[nn.Module], path: str | PathLike[str], given: Given) -> nn.Module:
     """The object of `cls`, or of a subclass, that a file is of. Raises CheckpointError if it is of something else."""
     saved = _read(path)
-    _compare(saved, cls, version, given.versions)
-    module = _made(cls, saved, given)
-    values = _values(saved, module)
-    hint = "its class is not what it was when it was saved"
-    fit(module, values, where=saved.where, strict=given.strict, partial=partial, as_saved=True, hint=hint)
-    remember(type(module))
+    found = _class_in(cls, saved, given) if "model" in saved.config else cls
+    _compare(saved, found, given.versions)
+    remember(found)
+    module = _made(found, saved, given)
+    fit(
+        module,
+        _values(saved, module),
+        where=saved.where,
+        strict=given.strict,
+        partial=settings_of(found).partial_load,
+        as_saved=True,
+        hint="; ".join(
+            [
+                "its class has changed since, or the object was changed after it was built",
+                *_kept_source(saved),
+                "prepare an object as that was, and load the file into it",
+            ]
+        ),
+    )
     return module
 
 
@@ -97,21 +145,14 @@ def _read(path: str | PathLike[str]) -> SavedModel:
 
 
 def _made(cls: type[nn.Module], saved: SavedModel, given: Given) -> nn.Module:
-    """What the file says that was made, with the weights it is born with."""
-    if "model" not in saved.config:
+    """An object of `cls`, made as the file says, with the weights it is born with."""
+    if saved.target is None:
         return _from_weights_alone(cls, saved.where, given.arguments or {})
-    found = _class_in(cls, saved, given)
-    module, _ = build(
-        saved,
-        ("model",),
-        arguments=given.arguments,
-        given={str(saved.target): found},
-        moved=given.moved,
-        trust=given.trust,
-    )
+    made = {saved.target: cls}
+    module, _ = build(saved, ("model",), arguments=given.arguments, given=made, moved=given.moved, trust=given.trust)
     if not isinstance(module, cls):
         raise CheckpointError(
-            f"{saved.where}: {saved.target} makes a {type(module).__name__}; {_wanted(cls, str(saved.target))}"
+            f"{saved.where}: {saved.target} makes a {type(module).__name__}; {_wanted(cls, saved.target)}"
         )
     return module
 
@@ -129,7 +170,7 @@ def _from_weights_alone(cls: type[nn.Module], where: Path, arguments: Mapping[st
         return cls(**arguments)
 
 
-def _class_in(cls: type[nn.Module], saved: SavedModel, given: Given) -> Any:
+def _class_in(cls: type[nn.Module], saved: SavedModel, given: Given) -> type[nn.Module]:
     """The class that a file names: `cls` or a subclass of it. It is looked for among those before anything is imported.
 
     Raises CheckpointError naming both if it is another one, TrustError if it would have to be imported to know.
@@ -208,10 +249,11 @@ def _unknown_call(cls: type) -> dict[str, Any]:
     return node
 
 
-def _compare(saved: SavedModel, cls: type, version: str | None, versions: str) -> None:
+def _compare(saved: SavedModel, cls: type, versions: str) -> None:
     """Say that a file is of another version than the class has now, in the way that was asked for."""
     if versions not in VERSIONS:
         raise ConfigError(f"versions is {versions!r}; wanted one of {', '.join(map(repr, VERSIONS))}")
+    version = settings_of(cls).version
     if versions == "silent" or saved.version is None or version is None or saved.version == version:
         return
     said = f"{saved.where}: was saved by version {saved.version!r} of {cls.__qualname__}, and this is {version!r}"
@@ -220,11 +262,11 @@ def _compare(saved: SavedModel, cls: type, version: str | None, versions: str) -
     warnings.warn(said, stacklevel=4)
 
 
-def _tell_arguments(saved: SavedModel, here: Mapping[str, Any]) -> None:
+def _tell_arguments(saved: SavedModel, call: Any) -> None:
     """Say in which arguments an object that is there differs from the one that was saved."""
-    there = saved.config.get("model", {})
-    if DOOR not in saved.config or saved.target != here.get("_target_"):
+    if not isinstance(call, Mapping) or DOOR not in saved.config or saved.target != call["_target_"]:
         return
+    there, here = saved.config["model"], redact(call)
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if differing:
         told = ", ".join(f"{name}={there.get(name)!r:.60}, and here {here.get(name)!r:.60}" for name in differing[:5])

@@ -12,7 +12,6 @@ The file is a checkpoint like any other: `runner.load` and `runs show` open it. 
 
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -22,35 +21,12 @@ from torch import nn
 
 from runner.checkpoint.compressed import zstd
 from runner.checkpoint.single import check_target
-from runner.doors.class_file import Given, built, read_into, write
+from runner.doors.class_file import SETTINGS, Given, Hook, Settings, built, read_into, settings_of, write
 from runner.doors.fitting import bare
 from runner.doors.recording import record_calls
 from runner.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
-Hook = Callable[[nn.Module], Any]
-SETTINGS = "_runner_save_load"
-"""The attribute in which a decorated class keeps its settings."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `save_load` was given for a class."""
-
-    save_method_name: str
-    load_method_name: str
-    config_instance_var_name: str
-    init_and_load_classmethod_name: str
-    version: str | None
-    pre_save_hook: Hook | None
-    post_load_hook: Hook | None
-    compress: bool
-    partial_load: bool
-
-    @property
-    def names(self) -> dict[str, str]:
-        """The names that a class gets, by the parameter that chooses each."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name.endswith("_name")}
 
 
 @overload
@@ -153,12 +129,6 @@ def _check_free(cls: type, parameter: str, name: str) -> None:
         raise ConfigError(f'save_load: {whose}; choose another name, as in save_load({parameter}="{name}_model")')
 
 
-def settings_of(cls: type) -> Settings:
-    """What `save_load` was given for the class, or for the nearest base class that is decorated."""
-    settings: Settings = getattr(cls, SETTINGS)
-    return settings
-
-
 def _named(made: Callable[..., Any], cls: type, name: str) -> FunctionType:
     """A copy of a function as a method of `cls`."""
     function = cast(FunctionType, made)
@@ -185,11 +155,11 @@ def _save(self: nn.Module, path: str | PathLike[str], overwrite: bool = True) ->
     What stood there stays until the new file is whole and durable. Raises FileExistsError (a SaveError) if something is
     there and `overwrite` is false, SaveError when it cannot be written.
     """
-    settings, module = settings_of(type(bare(self))), bare(self)
+    module = bare(self)
     check_target(Path(path), overwrite=overwrite)
-    if settings.pre_save_hook is not None:
-        settings.pre_save_hook(module)
-    write(module, path, version=settings.version, compress=settings.compress, overwrite=overwrite)
+    if (hook := settings_of(type(module)).pre_save_hook) is not None:
+        hook(module)
+    write(module, Path(path), overwrite=overwrite)
 
 
 def _load(
@@ -212,10 +182,9 @@ def _load(
     modules whose classes may stand in arguments. Raises FileNotFoundError, CheckpointError, TrustError.
     """
     given = Given(strict, versions, {**(arguments or {}), **more}, moved, trust)
-    settings = settings_of(cls)
-    model = built(cls, path, given, version=settings.version, partial=settings.partial_load)
-    if settings.post_load_hook is not None:
-        settings.post_load_hook(model)
+    model = built(cls, path, given)
+    if (hook := settings_of(type(model)).post_load_hook) is not None:
+        hook(model)
     return model
 
 
@@ -226,9 +195,7 @@ def _load_into(self: nn.Module, path: str | PathLike[str], strict: bool = True, 
     warning. `versions` says what to make of another version: "warn", "error" or "silent". Raises FileNotFoundError and
     CheckpointError, before anything is changed.
     """
-    settings = settings_of(type(self))
-    given = Given(strict, versions)
-    read_into(self, path, given, version=settings.version, partial=settings.partial_load)
-    if settings.post_load_hook is not None:
-        settings.post_load_hook(self)
+    read_into(self, path, Given(strict, versions))
+    if (hook := settings_of(type(self)).post_load_hook) is not None:
+        hook(self)
     return self

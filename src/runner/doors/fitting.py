@@ -67,7 +67,7 @@ def fit(
         lines += [f"missing in the file: {name}" for name in lost] + [f"not in the model: {name}" for name in extra]
         if (strict or matching.mismatched) and not partial and not _translates(model):
             raise MismatchError(
-                f"{where}: does not fit {type(model).__name__}: {'; '.join(lines)}; "
+                f"{where}: cannot be loaded into {type(model).__name__}: {'; '.join(lines)}; "
                 f"{hint or 'load it into the model that it was saved from'}"
             )
         if not _translates(model):
