@@ -154,11 +154,23 @@ def begun(model: nn.Module, file: str) -> nn.Module:
     return runner.run([*overrides, "runtime.device=cpu", "optimizer.lr=0", "optimizer.weight_decay=0"]).model
 
 
+def through_the_doors(model: nn.Module, file: str) -> list[nn.Module]:
+    """What the doors make of a file that holds weights, and not how its model is made."""
+    decorated = runner.save_load()(type("Decorated", (type(model),), {"__module__": type(model).__module__}))
+    return [
+        decorated.load(file),
+        decorated().load(file),
+        runner.NNHandler.initialize_from_checkpoint(file, type(model)).model,
+        runner.ModelContainer().load(file, type(model))[1].model,
+    ]
+
+
 def test_weights(typed: Type) -> None:
     saved = typed(SAVE_WEIGHTS)["model"]
     loaded = typed(LOAD_WEIGHTS)["model"]
     assert same(loaded, saved) and not loaded.training
     assert same(begun(saved, "model_weights.pth"), saved)
+    assert all(same(model, saved) for model in through_the_doors(saved, "model_weights.pth"))
 
 
 def test_a_pickled_model_is_refused_by_torch_and_here(typed: Type) -> None:
@@ -180,6 +192,7 @@ def test_a_checkpoint(typed: Type) -> None:
     assert (names["epoch"], names["loss"]) == (3, 0.25)
     assert repr(names["optimizer"].state_dict()) == repr(optimizer.state_dict())
     assert same(begun(saved, "checkpoint.pth"), saved)
+    assert all(same(model, saved) for model in through_the_doors(saved, "checkpoint.pth"))
 
 
 @pytest.mark.parametrize("fused", ["true", "false"])
@@ -218,6 +231,7 @@ def test_only_rank_0_saves(typed: Type, rank: int) -> None:
     assert Path("distributed_model.pth").exists() == (rank == 0)
     if rank == 0:
         assert same(begun(model, "distributed_model.pth"), model)
+        assert all(same(one, model) for one in through_the_doors(model, "distributed_model.pth"))
 
 
 def test_the_index_names_every_page() -> None:
