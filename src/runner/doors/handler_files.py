@@ -21,7 +21,7 @@ from runner.checkpoint.durable import sync_directory
 from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import CONFIG, Checkpoint
 from runner.checkpoint.single import check_target, save_file
-from runner.doors.handler_settings import Parts
+from runner.doors.handler_settings import Parts, keep_rates
 from runner.doors.handler_world import from_all, together
 from runner.errors import CheckpointError, MissingError
 from runner.records import Progress
@@ -60,10 +60,14 @@ def state_of(parts: Parts) -> dict[str, Any]:
     if state is None:
         tree: dict[str, Any] = {"model": parts.model.state_dict(), "transient": transient(parts.model)}
     else:
+        if parts.scheduler_node is None:
+            keep_rates(state.optimizer)
         tree = state.state_dict()
         if not state.own:
             # Between two trainings: what they had when the last one ended.
             tree["own"] = parts.own
+        if parts.scheduler_state is not None:
+            tree["scheduler"] = parts.scheduler_state
     if parts.generators is not None:
         tree["generators"] = parts.generators
     own = generators.capture() if parts.generators is None else parts.generators

@@ -199,9 +199,14 @@ def driven(built: Any, optimizer: Optimizer) -> Scheduler:
 
 def unscheduled(optimizer: Optimizer) -> Scheduler:
     """Keeps the learning rates that the groups have now."""
+    keep_rates(optimizer)
+    return CurveScheduler(optimizer, Constant(warmup_steps=0))
+
+
+def keep_rates(optimizer: Optimizer) -> None:
+    """Where no scheduler was set, let the rates of now stay: the user may have changed them."""
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return CurveScheduler(optimizer, Constant(warmup_steps=0))
 
 
 def schedule_of(scheduler: Scheduler) -> str:

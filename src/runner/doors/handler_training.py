@@ -18,7 +18,7 @@ from runner.data.data import Data
 from runner.data.position import converted, cut_of
 from runner.doors.handler_autosave import AutoSaves
 from runner.doors.handler_objective import PairObjective
-from runner.doors.handler_settings import Loss, Parts, schedule_of
+from runner.doors.handler_settings import Loss, Parts, keep_rates, schedule_of
 from runner.doors.handler_world import begin_alike, from_all
 from runner.errors import ConfigError, DataError, ResumeError
 from runner.records import Ended, Epoch, Evaluation, Monitor, Record, Started
@@ -135,6 +135,8 @@ def _begin_seed(parts: Parts, seed: int | None) -> int:
 def _fit_state(parts: Parts, state: TrainState, plan: Trainer) -> None:
     """Averaged weights, gradient scaler and what is judged by, as this training asks."""
     state.network = parts.network
+    if parts.scheduler_node is None:
+        keep_rates(state.optimizer)
     state.monitor = None if parts.validation is None else MONITOR
     state.min_delta = plan.early_stopping.min_delta
     if plan.precision != "fp16":

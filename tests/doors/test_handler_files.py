@@ -1,0 +1,326 @@
+"""The handler's files: whole or not there, in one or split, and what is said of what does not fit."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+import runner
+from runner import NNHandler
+from runner.checkpoint.handle import Checkpoint
+from runner.errors import CheckpointError, ConfigError, MissingError, SaveError, TrustError
+from runner.handler import save_multi_files, save_multi_from_single, save_single_file, save_single_from_multi
+
+sys.path.append(str(Path(__file__).parent))
+
+from handler_nets import Activated, Net, Renamed, Unlike, assert_equal, give_data, made, train
+
+PARTS = ("model", "optimizer", "scheduler", "training")
+
+
+@pytest.fixture
+def trained() -> NNHandler:
+    return train(made(lr_scheduler.StepLR, step_size=1, gamma=0.5), 2, ema_decay=0.9)
+
+
+def test_a_file_opens_with_torch_and_with_every_reader(trained: NNHandler, tmp_path: Path) -> None:
+    save_single_file(trained, tmp_path / "models" / "final.pth")
+    path = tmp_path / "models" / "final.pth"
+    torch.load(path, weights_only=True)
+    model = runner.load(path)
+    assert not model.training
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    averaged = runner.load(path, weights="averaged")
+    assert torch.equal(averaged.first.weight, trained.averaged_model.first.weight)
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.verify() == []
+    assert checkpoint.progress.epoch == 2
+    assert checkpoint.metrics["val_loss"] == trained.val_losses[-1]
+
+
+def test_the_file_knows_how_the_model_was_made_and_no_class_is_named(tmp_path: Path) -> None:
+    NNHandler(Net, width=5, dropout=0.25).save(tmp_path / "a.pth")
+    model = NNHandler.load(tmp_path / "a.pth").model
+    assert type(model) is Net
+    assert model.first.out_features == 5
+    assert model.dropout.p == 0.25
+
+
+def test_saving_changes_nothing_in_the_training(tmp_path: Path) -> None:
+    whole, saving = train(made(), 2), train(made(), 1)
+    before = dict(vars(saving.parts))
+    save_multi_files(saving, tmp_path / "a")
+    saving.save(tmp_path / "b.pth")
+    assert vars(saving.parts) == before
+    assert_equal(whole, train(saving, 1))
+
+
+def test_split_files_open_each_on_its_own_and_load_together(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "final.pth", single_file=False)
+    files = {name: tmp_path / f"final_{name}.pth" for name in PARTS}
+    assert sorted(tmp_path.iterdir()) == sorted(files.values())
+    for path in files.values():
+        torch.load(path, weights_only=True)
+        assert Checkpoint.open(path).verify() == []
+    assert Checkpoint.open(files["optimizer"]).state().keys() == {"optimizer"}
+    assert isinstance(runner.load(files["model"]), Net)
+    for name in (tmp_path / "final.pth", tmp_path / "final", tmp_path):
+        loaded = NNHandler.load(name)
+        assert_equal(trained, loaded)
+    # A model's file is a handler's file without a training.
+    alone = NNHandler.load(files["model"])
+    assert alone.optimizer is None
+    assert torch.equal(alone.model.first.weight, trained.model.first.weight)
+    give_data(loaded)
+    assert_equal(train(trained, 1, ema_decay=0.9), train(loaded, 1, ema_decay=0.9))
+
+
+def test_one_file_becomes_several_and_one_again(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "one.pth", save_model_code=True)
+    save_multi_from_single(tmp_path / "one.pth")
+    save_multi_from_single(tmp_path / "one.pth", tmp_path / "parts" / "other.pth")
+    save_single_from_multi(tmp_path / "parts", tmp_path / "again.pth")
+    one, again = Checkpoint.open(tmp_path / "one.pth"), Checkpoint.open(tmp_path / "again.pth")
+    # Byte for byte, but for the order in which the tree has its keys.
+    for name in ("model.safetensors", "optimizer.safetensors", "config.json", "source.handler_nets.py"):
+        assert one.document(name) == again.document(name), name
+    assert one.metrics == again.metrics
+    assert one.progress == again.progress
+    save_single_from_multi(tmp_path / "one")
+    for path in (tmp_path / "one.pth", tmp_path / "one", tmp_path / "parts", tmp_path / "again.pth"):
+        assert_equal(trained, NNHandler.load(path))
+
+
+def test_split_files_of_two_saves_are_not_mixed(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth", single_file=False)
+    old = (tmp_path / "a_optimizer.pth").read_bytes()
+    trained.save(tmp_path / "a.pth", single_file=False)
+    (tmp_path / "a_optimizer.pth").write_bytes(old)
+    with pytest.raises(CheckpointError, match=r"a_optimizer\.pth: is of another save than a_training\.pth"):
+        NNHandler.load(tmp_path / "a.pth")
+    (tmp_path / "a_optimizer.pth").unlink()
+    with pytest.raises(MissingError, match=r"a_optimizer\.pth: is not there, and belongs to .*a_training\.pth"):
+        NNHandler.load(tmp_path / "a.pth")
+
+
+def test_what_a_save_no_longer_has_does_not_stay_behind(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth", single_file=False)
+    NNHandler(Net).save(tmp_path / "a.pth", single_file=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_model.pth", "a_training.pth"]
+    assert NNHandler.load(tmp_path / "a").optimizer is None
+
+
+def test_a_folder_with_several_saves_has_to_be_told_which(trained: NNHandler, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trained.save(tmp_path / name, single_file=False)
+    with pytest.raises(CheckpointError, match=r"holds several saves, a, b; name one of them"):
+        NNHandler.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"a_optimizer\.pth: holds the optimizer part alone; give .*a, which"):
+        NNHandler.load(tmp_path / "a_optimizer.pth")
+
+
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_save_that_fails_leaves_what_was_there(
+    trained: NNHandler, tmp_path: Path, single_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    trained.save(path, single_file=single_file)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    train(trained, 1, ema_decay=0.9)
+    calls: list[int] = []
+    write = os.write
+
+    def full(descriptor: int, chunk: Any) -> int:
+        calls.append(1)
+        if len(calls) > (5 if single_file else 25):
+            raise OSError(28, "No space left on device")
+        return write(descriptor, chunk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(SaveError, match="No space left on device"):
+            trained.save(path, single_file=single_file)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert NNHandler.load(path).epoch == 2
+
+
+def test_what_cannot_be_stored_breaks_no_save_and_is_named_on_load(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    handler = NNHandler(Activated, activation=lambda x: x.relu())
+    handler.save(path)
+    with pytest.raises(
+        CheckpointError, match=r"activation=\.\.\.\) is a lambda.*pass it: load\(path, activation=\.\.\."
+    ):
+        NNHandler.load(path)
+    assert isinstance(NNHandler.load(path, activation=torch.tanh).model, Activated)
+
+
+def test_a_lambda_of_a_scheduler_can_be_passed_or_set_anew(tmp_path: Path) -> None:
+    def half(epoch: int) -> float:
+        return 0.5**epoch
+
+    whole = train(made(lr_scheduler.LambdaLR, lr_lambda=half), 4)
+    train(made(lr_scheduler.LambdaLR, lr_lambda=half), 2).save(tmp_path / "a.pth")
+    passed = NNHandler.load(tmp_path / "a.pth", lr_lambda=half)
+    message = (
+        r"no file can hold its lr_lambda .*pass it, NNHandler\.load\(path, lr_lambda=\.\.\.\), or call set_scheduler"
+    )
+    with pytest.warns(UserWarning, match=message):
+        later = NNHandler.load(tmp_path / "a.pth")
+    give_data(later)
+    assert later.optimizer.param_groups[0]["lr"] == passed.optimizer.param_groups[0]["lr"] == 0.0125
+    with pytest.raises(ConfigError, match="first call set_scheduler"):
+        train(later, 2)
+    # What waits for its scheduler is saved as it waits.
+    later.save(tmp_path / "b.pth")
+    with pytest.warns(UserWarning, match="lr_lambda"):
+        later = NNHandler.load(tmp_path / "b.pth")
+    later.set_scheduler(lr_scheduler.LambdaLR, lr_lambda=half)
+    for handler in (passed, later):
+        give_data(handler)
+        assert_equal(whole, train(handler, 2))
+
+
+def test_parts_that_are_skipped_begin_anew(trained: NNHandler, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    trained.save(path)
+    fresh = NNHandler.load(path, skip_optimizer=True)
+    assert fresh.optimizer.state_dict()["state"] == {}
+    assert fresh.train_losses == trained.train_losses
+    assert NNHandler.load(path, skip_scheduler=True).optimizer.param_groups[0]["lr"] == 0.05
+    assert NNHandler.load(path, skip_ema=True).averaged_model is None
+    anew = NNHandler.load(path, skip_history=True)
+    assert (anew.epoch, anew.history, anew.best) == (0, [], None)
+    assert anew.optimizer.state_dict()["state"] != {}
+    give_data(anew)
+    assert [row["epoch"] for row in train(anew, 2, ema_decay=0.9).history] == [1, 2]
+
+
+def test_a_scaler_survives(tmp_path: Path) -> None:
+    handler = train(made(), 1)
+    handler.parts.state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    handler.parts.state.scaler.scale(torch.ones(()))
+    handler.save(tmp_path / "a.pth")
+    loaded = NNHandler.load(tmp_path / "a.pth")
+    assert loaded.parts.state.scaler.state_dict() == handler.parts.state.scaler.state_dict()
+    assert loaded.parts.state.scaler.get_scale() == 8.0
+
+
+def _change(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Rewrite the weights of a file, as if it came from a class with other names."""
+    from runner.checkpoint.single import save_file
+
+    checkpoint = Checkpoint.open(path)
+    state = checkpoint.state()
+    documents = {"config.json": checkpoint.document("config.json")}
+    state["model"] = change(state["model"])
+    save_file(path, state, documents=documents, facts=checkpoint.manifest.facts, progress=checkpoint.progress)
+
+
+def test_tensors_that_do_not_fit_are_named_and_refused_if_strict(trained: NNHandler, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    trained.save(path)
+
+    def change(state: dict[str, Any]) -> dict[str, Any]:
+        del state["norm.weight"]
+        return {**state, "extra": torch.ones(2), "last.bias": torch.ones(7)}
+
+    _change(path, change)
+    with pytest.raises(CheckpointError, match=r"norm\.weight"):
+        NNHandler.load(path, strict_load=True)
+    with pytest.warns(UserWarning, match="does not fit") as told:
+        loaded = NNHandler.load(path)
+    assert all(name in str(told[0].message) for name in ("norm.weight", "extra", "last.bias"))
+    assert torch.equal(loaded.model.first.weight, trained.model.first.weight)
+    assert loaded.optimizer.state[loaded.model.last.bias] == {}
+    give_data(loaded)
+    train(loaded, 1, ema_decay=0.9)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_of_which_nothing_fits_is_an_error(trained: NNHandler, tmp_path: Path, strict: bool) -> None:
+    trained.save(tmp_path / "a.pth")
+    _change(tmp_path / "a.pth", lambda state: {f"net.{name}": value for name, value in state.items()})
+    with pytest.raises(CheckpointError, match=r"none of its 9 tensors .*net\.first\.weight.* fits Net"):
+        NNHandler.load(tmp_path / "a.pth", strict_load=strict)
+    with pytest.raises(CheckpointError, match="fits Unlike"):
+        NNHandler.initialize_from_checkpoint(tmp_path / "a.pth", Unlike, strict_load=strict)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrapped_models_are_their_own(trained: NNHandler, tmp_path: Path, prefix: str) -> None:
+    trained.save(tmp_path / "a.pth")
+    _change(tmp_path / "a.pth", lambda state: {f"{prefix}{name}": value for name, value in state.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal(trained, NNHandler.load(tmp_path / "a.pth"))
+    torch.save({f"{prefix}{name}": value for name, value in trained.model.state_dict().items()}, tmp_path / "b.pth")
+    begun = NNHandler.initialize_from_checkpoint(tmp_path / "b.pth", Net)
+    assert torch.equal(begun.model.last.weight, trained.model.last.weight)
+    assert begun.optimizer is None
+
+
+def test_only_the_weights_begin_another_handler(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"missing in the file: head\.weight"):
+        NNHandler.initialize_from_checkpoint(tmp_path / "a.pth", Renamed)
+    with pytest.warns(UserWarning, match=r"head\.weight, head\.bias; not in the model: last\.weight"):
+        begun = NNHandler.initialize_from_checkpoint(tmp_path / "a.pth", Renamed, strict_load=False)
+    assert torch.equal(begun.model.first.weight, trained.model.first.weight)
+    assert (begun.history, begun.epoch) == ([], 0)
+
+
+def test_a_network_around_the_model_trains_it_and_is_not_in_the_file(tmp_path: Path) -> None:
+    class Around(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._orig_mod(x)
+
+    whole, handler = train(made(), 1), made()
+    handler.model = Around(handler.model)
+    train(handler, 1)
+    handler.save(tmp_path / "a.pth")
+    assert_equal(whole, NNHandler.load(tmp_path / "a.pth"))
+
+
+def test_a_file_names_no_class_that_this_user_has_not_handed_over(
+    trained: NNHandler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save(tmp_path / "a.pth")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    with pytest.raises(TrustError, match=r"'handler_nets\.Net' is not trusted"):
+        NNHandler.load(tmp_path / "a.pth")
+    assert_equal(trained, NNHandler.load(tmp_path / "a.pth", trust=["handler_nets"]))
+    moved = NNHandler.load(tmp_path / "a.pth", moved={"handler_nets.Net": Net})
+    assert_equal(trained, moved)
+
+
+def test_other_doors_and_runs_give_their_model(tmp_path: Path) -> None:
+    objects = runner.ModelContainer()
+    model, _, _ = objects.initialize(Net, {"width": 5})
+    path = objects.save(tmp_path, "other")
+    with pytest.warns(UserWarning, match="was not saved by a handler; its model is loaded, and nothing else"):
+        handler = NNHandler.load(path)
+    assert torch.equal(handler.model.first.weight, model.first.weight)
+    handler.save(tmp_path / "mine.pth")
+    assert NNHandler.load(tmp_path / "mine.pth").model.first.out_features == 5
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth: is not there"):
+        NNHandler.load(tmp_path / "nothing.pth")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth: is not there"):
+        NNHandler.initialize_from_checkpoint(tmp_path / "nothing.pth", Net)
+    with pytest.raises(ConfigError, match="device is 'nowhere'"):
+        NNHandler.load(tmp_path / "nothing.pth", device="nowhere")
