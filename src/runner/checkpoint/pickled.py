@@ -50,6 +50,16 @@ class _Inert(OrderedDict[Any, Any]):
         return OrderedDict()
 
 
+class _Opaque:
+    """The same for what gets its content in one piece, as NumPy's numbers and arrays do."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 def read_pickled(path: Path) -> tuple[Any, tuple[str, ...]]:
     """What a file of `torch.save` holds, on the CPU, and the names of what in it was not built.
 
@@ -154,7 +164,8 @@ def _load_around(file: IO[bytes], path: Path, refusal: Exception) -> tuple[Any, 
     if acting or not names:
         raise _refused(path, acting, refusal) from refusal
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+        stand_ins: list[Any] = [(_Opaque if name.startswith("numpy.") else _Inert, name) for name in names]
+        with torch.serialization.safe_globals(stand_ins):
             return _load(file), tuple(names)
     except _UNREADABLE as error:
         raise _refused(path, names, error) from error
