@@ -9,8 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from runner.config.calls import POSITIONAL, call_of
+from runner.checkpoint.contents import TAG
+from runner.config.calls import POSITIONAL, call_of, encoded
 from runner.errors import ConfigError, InitializationError
+from runner.trust import INSTRUCTIONS
 
 WORDS = {
     "model": ("model_class", "model_kwargs"),
@@ -140,3 +142,22 @@ def _check_together(classes: Classes, arguments: Arguments) -> None:
 
 def _alone(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": parts["model"]}
+
+
+def call_of_config(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node of a run's config as the call that `config/calls.py` has."""
+    arguments = {key: _form_of(value) for key, value in node.items() if key not in INSTRUCTIONS or key == POSITIONAL}
+    return {"_target_": node["_target_"], **arguments}
+
+
+def _form_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_form_of(item) for item in value]
+    if not isinstance(value, Mapping):
+        return encoded(value)
+    if "_target_" not in value:
+        return {key: _form_of(item) for key, item in value.items()}
+    call = call_of_config(value)
+    kind = "partial" if value.get("_partial_") else "call"
+    form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
+    return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}

@@ -11,17 +11,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.checkpoint.contents import TAG
-from runner.config.calls import POSITIONAL, build_call, build_value, encoded
+from runner.config.calls import POSITIONAL, build_call, build_value, encoded, target_of
 from runner.config.decoding import is_missing
 from runner.config.secrets import REDACTED
 from runner.config.targets import GROUP_LEVEL
 from runner.doors.container_calls import (
-    KINDS,
     WORDS,
     Arguments,
     Classes,
     Made,
     ModelObjects,
+    call_of_config,
     check_kinds,
     first_parameter,
     initialize,
@@ -33,7 +33,6 @@ from runner.training import optimizer_state
 from runner.training.generators import untouched
 from runner.training.module_state import load_transient
 from runner.training.schedule import TorchScheduler
-from runner.trust import INSTRUCTIONS
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,13 @@ class _Reading:
             for part, node in self.nodes.items()
             if wishes.classes[part] is not None
         }
-        self._ahead = {part: first_parameter(self._class_of(part)) for part in self.nodes if part != "model"}
+        # They have passed the gate.
+        self._makers = {
+            part: self._value({TAG: "name", "value": node["_target_"]}, part)
+            for part, node in self.nodes.items()
+            if part != "model"
+        }
+        self._ahead = {part: first_parameter(maker) for part, maker in self._makers.items()}
         self._check_passed()
         self._check_lost()
 
@@ -111,26 +116,25 @@ class _Reading:
         return {"model": node}
 
     def _of_run(self) -> dict[str, Mapping[str, Any]]:
-        saved, wishes = self._saved, self._wishes
-        model_class = wishes.classes["model"]
-        self._built, config = build(
-            saved,
-            ("model", "optimizer"),
-            arguments=self._passed["model"],
-            given={saved.target: model_class} if saved.target and isinstance(model_class, type) else {},
-            moved=wishes.moved,
-            trust=wishes.trust,
-        )
+        saved = self._saved
+        self._built, config = self._build("model", "optimizer")
         # How its groups are made is for the runner to know; what they hold and how is in the state.
         optimizer = {key: value for key, value in config["optimizer"].items() if key not in GROUP_LEVEL["optimizer"]}
         log.warning(
             "%s: of a run no scheduler is made, because the run drives it; runner.restore loads it", saved.where
         )
-        return {"model": _call_of_node(config["model"]), "optimizer": _call_of_node(optimizer)}
+        return {"model": call_of_config(config["model"]), "optimizer": call_of_config(optimizer)}
 
-    def _class_of(self, part: str) -> Any:
-        """What makes an object. It has passed the gate."""
-        return self._value({TAG: "name", "value": self.nodes[part]["_target_"]}, part)
+    def _build(self, *keys: str) -> tuple[nn.Module, dict[str, Any]]:
+        model_class, target = self._wishes.classes["model"], self._saved.target
+        return build(
+            self._saved,
+            keys,
+            arguments=self._passed["model"],
+            given={target: model_class} if target is not None and isinstance(model_class, type) else {},
+            moved=self._wishes.moved,
+            trust=self._wishes.trust,
+        )
 
     def _value(self, form: Any, part: str) -> Any:
         return build_value(
@@ -141,24 +145,6 @@ class _Reading:
             trust=self._wishes.trust,
             path=part,
         )
-
-    def _called(self, part: str, arguments: Mapping[str, Any]) -> Any:
-        built = build_call(
-            self.nodes[part],
-            where=self._where,
-            arguments={**self._passed[part], **arguments},
-            given=self._given,
-            moved=self._wishes.moved,
-            trust=self._wishes.trust,
-            path=part,
-        )
-        if not isinstance(built, KINDS[part]):
-            kind = KINDS[part]
-            raise CheckpointError(
-                f"{self._where}: {part}: {self.nodes[part]['_target_']} made a {type(built).__name__}; "
-                f"wanted a {kind.__module__}.{kind.__name__}"
-            )
-        return built
 
     def _check_passed(self) -> None:
         """What the caller passes must have a place. ConfigError."""
@@ -189,7 +175,7 @@ class _Reading:
     def model(self) -> nn.Module:
         """The model with its weights and its transient state, on the device."""
         device, checkpoint = self._wishes.device, self._saved.checkpoint
-        model: nn.Module = self._called("model", {}) if self._built is None else self._built
+        model = self._build("model")[0] if self._built is None else self._built
         values: dict[str, Any] = dict(self._saved.tensors)
         if checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
             stored = checkpoint.state(["model"])["model"]
@@ -202,30 +188,42 @@ class _Reading:
     def optimizer(self, model: nn.Module) -> Optimizer:
         """One with the groups that were saved, without its state."""
         saved = self._saved_of("optimizer")
-        optimizer: Optimizer = self._called("optimizer", self._first("optimizer", model.parameters()))
-        self._check_class("optimizer", saved, optimizer)
-        if not optimizer_state.same_groups(optimizer, model, saved):
-            parameters = dict(model.named_parameters())
-            names = [list(group["params"]) for group in saved["groups"]]
-            lost = sorted({name for group in names for name in group} - parameters.keys())
-            if lost:
-                raise CheckpointError(
-                    f"{self._where}: the optimizer trained {lost[0]!r}, which the model does not have now; give the "
-                    "class and the arguments as they were then"
-                )
-            groups = [{"params": [parameters[name] for name in group]} for group in names]
-            optimizer = self._called("optimizer", self._first("optimizer", groups))
-        return optimizer
+        optimizer: Optimizer = self._made("optimizer", model.parameters())
+        if optimizer_state.same_groups(optimizer, model, saved):
+            return optimizer
+        parameters = dict(model.named_parameters())
+        names = [list(group["params"]) for group in saved["groups"]]
+        lost = sorted({name for group in names for name in group} - parameters.keys())
+        if lost:
+            raise CheckpointError(
+                f"{self._where}: the optimizer trained {lost[0]!r}, which the model does not have now; give the "
+                "class and the arguments as they were then"
+            )
+        groups = [{"params": [parameters[name] for name in group]} for group in names]
+        regrouped: Optimizer = self._made("optimizer", groups)
+        return regrouped
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """One that drives `optimizer`, without its state."""
-        scheduler: LRScheduler = self._called("scheduler", self._first("scheduler", optimizer))
-        self._check_class("scheduler", self._saved_of("scheduler"), scheduler)
+        scheduler: LRScheduler = self._made("scheduler", optimizer)
         return scheduler
 
-    def _first(self, part: str, value: Any) -> dict[str, Any]:
-        ahead = self._ahead[part]
-        return {ahead: [value] if ahead == POSITIONAL else value}
+    def _made(self, part: str, first: Any) -> Any:
+        """The optimizer or the scheduler, without its state."""
+        ahead, saved, maker = self._ahead[part], self._saved_of(part), self._makers[part]
+        if isinstance(maker, type):
+            self._check_class(part, saved, maker)
+        made = build_call(
+            self.nodes[part],
+            where=self._where,
+            arguments={**self._passed[part], ahead: [first] if ahead == POSITIONAL else first},
+            given=self._given,
+            moved=self._wishes.moved,
+            trust=self._wishes.trust,
+            path=part,
+        )
+        self._check_class(part, saved, type(made))
+        return made
 
     def _saved_of(self, part: str) -> Mapping[str, Any]:
         saved = self._state.get(part)
@@ -233,17 +231,15 @@ class _Reading:
             raise DamagedError(f"{self._where}: has no state of the {part} that it tells of; use another checkpoint")
         return saved
 
-    def _check_class(self, part: str, saved: Mapping[str, Any], built: Any) -> None:
-        """Raise CheckpointError if an object is of another class than the one whose state was saved."""
-        there, here = saved["class"], optimizer_state.qualified_name(built)
-        if (
-            there.rpartition(".")[2] != here.rpartition(".")[2]
-            and self.nodes[part]["_target_"] not in self._wishes.moved
-        ):
-            raise CheckpointError(
-                f"{self._where}: the {part} was a {there}, and this is a {here}, which its state does not fit; give "
-                "the class as it was"
-            )
+    def _check_class(self, part: str, saved: Mapping[str, Any], made: type) -> None:
+        """Raise CheckpointError if it is another class than the one whose state was saved."""
+        there, here = saved["class"], target_of(made)
+        if there.rpartition(".")[2] == here.rpartition(".")[2] or self.nodes[part]["_target_"] in self._wishes.moved:
+            return
+        raise CheckpointError(
+            f"{self._where}: the {part} was a {there}, and this is a {here}, which its state does not fit; give the "
+            "class as it was"
+        )
 
     def restore_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
         notes = optimizer_state.restore(optimizer, model, self._saved_of("optimizer"))
@@ -268,6 +264,8 @@ class _Reading:
         arguments: dict[str, Mapping[str, Any]] = {}
         for part, node in self.nodes.items():
             noted = self._saved.metadata.get(WORDS[part][1]) if self._saved.config.get("door") == DOOR else None
+            if part not in self._saved.config:
+                noted = {}
             names: Iterable[str] = noted if isinstance(noted, Mapping) else node
             left_out = {"_target_", self._ahead.get(part), *self._passed[part]}
             forms = {name: node[name] for name in names if name in node and name not in left_out}
@@ -277,27 +275,10 @@ class _Reading:
 
 def _lost(form: Any) -> str | None:
     """Why an argument is not in the file, if it is not."""
-    if is_missing(form) or (isinstance(form, list) and any(map(is_missing, form))):
-        return f"{form['why'] if isinstance(form, Mapping) else 'holds such'}, which no file can hold"
+    if is_missing(form):
+        return f"was not stored: it {form['why']}"
+    if isinstance(form, list) and any(map(is_missing, form)):
+        return "was not stored: no file can hold all of it"
     if isinstance(form, str) and REDACTED in form:
-        return "looked like a secret, which no file is to hold"
+        return "was not stored: it looks like a secret"
     return None
-
-
-def _call_of_node(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node of a run's config as the call that `config/calls.py` has."""
-    arguments = {key: _form_of(value) for key, value in node.items() if key not in INSTRUCTIONS or key == POSITIONAL}
-    return {"_target_": node["_target_"], **arguments}
-
-
-def _form_of(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_form_of(item) for item in value]
-    if not isinstance(value, Mapping):
-        return encoded(value)
-    if "_target_" not in value:
-        return {key: _form_of(item) for key, item in value.items()}
-    call = _call_of_node(value)
-    kind = "partial" if value.get("_partial_") else "call"
-    form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
-    return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}
