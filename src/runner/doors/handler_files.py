@@ -11,7 +11,7 @@ Each is a packed checkpoint that torch opens. Split files know which save they a
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +54,8 @@ class Content:
     metrics: Mapping[str, float]
 
 
-def state_of(parts: Parts) -> dict[str, Any]:
-    """All of a training as a tree; called by every process."""
+def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
+    """All of a training as a tree. `by_rank` are the random generators of all processes."""
     state = parts.state
     if state is None:
         tree: dict[str, Any] = {"model": parts.model.state_dict(), "transient": transient(parts.model)}
@@ -70,7 +70,6 @@ def state_of(parts: Parts) -> dict[str, Any]:
             tree["scheduler"] = parts.scheduler_state
     if parts.generators is not None:
         tree["generators"] = parts.generators
-    own = generators.capture() if parts.generators is None else parts.generators
     tree[DOOR] = {
         "history": [dict(row) for row in parts.history],
         "seed": parts.seed,
@@ -79,7 +78,7 @@ def state_of(parts: Parts) -> dict[str, Any]:
         "auto_save": None if parts.auto is None else asdict(parts.auto),
         "auto_saved": list(parts.auto_saved),
         "early_stopping": asdict(parts.early_stopping),
-        "generators": from_all(parts.world, own) if parts.world.size > 1 else None,
+        "generators": list(by_rank) if parts.world.size > 1 else None,
     }
     return tree
 
@@ -91,8 +90,10 @@ def config_of(parts: Parts) -> dict[str, Any]:
     return {"door": "NNHandler", "model": parts.node, **made, "device": parts.device.type}
 
 
-def content_of(parts: Parts, path: Path, *, metrics: Mapping[str, float], save_model_code: bool) -> Content:
-    config, state = config_of(parts), state_of(parts)
+def content_of(
+    parts: Parts, path: Path, by_rank: Sequence[Any], *, metrics: Mapping[str, float], save_model_code: bool
+) -> Content:
+    config, state = config_of(parts), state_of(parts, by_rank)
     source = documents_for(config, *([type(parts.model)] if save_model_code else []))
     documents = {name: text for name, text in source.items() if name != CONFIG}
     progress = Progress() if parts.state is None else parts.state.progress
@@ -109,8 +110,10 @@ def write(
 ) -> Checkpoint | None:
     """Save from rank 0, while the others wait; what fails there is raised on all. The file, on rank 0, if it is one."""
     written = None
+    # Before anything can fail on one process alone: what the others wait for must be the same.
+    by_rank = from_all(parts.world, generators.capture() if parts.generators is None else parts.generators)
     with together(parts.world):
-        content = content_of(parts, path, metrics=metrics, save_model_code=save_model_code)
+        content = content_of(parts, path, by_rank, metrics=metrics, save_model_code=save_model_code)
         if parts.world.rank == 0 and single_file:
             written = write_one(content, path)
         elif parts.world.rank == 0:
