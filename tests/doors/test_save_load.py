@@ -14,7 +14,7 @@ import runpy
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -795,30 +795,55 @@ def test_a_class_of_a_function_is_found_by_the_class_that_is_given() -> None:
         Net.load("net.pth")
 
 
-def test_a_subclass_in_a_module_that_is_not_imported_yet_is_found_if_this_user_has_used_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """`base()` imports a decorated class anew. Before, an object of a subclass in another module was saved."""
     monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("base_of_test.py").write_text(
-        "from runner import save_load\nfrom torch.nn import Module\n\n@save_load()\nclass Base(Module):\n    pass\n"
+        "from runner import save_load\nfrom torch.nn import Linear, Module\n\n@save_load()\nclass Base(Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = Linear(2, 2)\n"
     )
     Path("sub_of_test.py").write_text("from base_of_test import Base\n\nclass Sub(Base):\n    pass\n")
     importlib.import_module("sub_of_test").Sub().save("net.pth")
-    for name in ("base_of_test", "sub_of_test"):
-        monkeypatch.delitem(sys.modules, name)
-    base = importlib.import_module("base_of_test").Base
-    assert "sub_of_test" not in sys.modules
-    assert type(base.load("net.pth")).__qualname__ == "Sub"
-    for name in ("base_of_test", "sub_of_test"):
-        monkeypatch.delitem(sys.modules, name)
+
+    def forgotten() -> None:
+        for name in ("base_of_test", "sub_of_test"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+
+    def imported() -> Any:
+        forgotten()
+        return importlib.import_module("base_of_test").Base
+
+    yield imported
+    forgotten()
+
+
+def test_a_subclass_in_a_module_that_is_not_imported_yet_is_found_if_this_user_has_used_it(
+    base: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(base().load("net.pth")).__qualname__ == "Sub"
     monkeypatch.setenv("XDG_STATE_HOME", str(Path("somebody else").absolute()))
-    base = importlib.import_module("base_of_test").Base
+    cls = base()
     with pytest.raises(
         TrustError, match=r"'sub_of_test\.Sub' is not trusted(.|\n)*Base\.load wanted 'base_of_test\.Base'"
     ):
-        base.load("net.pth")
+        cls.load("net.pth")
     assert "sub_of_test" not in sys.modules
-    assert type(base.load("net.pth", trust=["sub_of_test"])).__qualname__ == "Sub"
+    assert type(cls.load("net.pth", trust=["sub_of_test"])).__qualname__ == "Sub"
+
+
+def test_where_a_class_is_gone_the_source_in_the_file_is_named(base: Callable[[], Any]) -> None:
+    Path("sub_of_test.py").unlink()
+    cls = base()
+    with pytest.raises(CheckpointError) as refused:
+        cls.load("net.pth")
+    message = str(refused.value)
+    assert "is of 'sub_of_test.Sub'; Base.load wanted" in message
+    assert 'moved={"sub_of_test.Sub": "base_of_test.Base"}' in message
+    assert message.endswith("its source, as it was, is in the file: runs show net.pth --source")
+    assert b"class Sub(Base)" in runner.Checkpoint.open("net.pth").document("source.sub_of_test.py")
+    assert same(cls.load("net.pth", moved={"sub_of_test.Sub": "base_of_test.Base"}), cls().load("net.pth"))
 
 
 def test_a_file_of_another_class_names_both_and_what_opens_it() -> None:
@@ -922,6 +947,8 @@ def test_a_model_that_reads_files_of_its_older_versions_still_does() -> None:
     torch.save({"strange": torch.ones(2), **net.state_dict()}, "strange.pt")
     with pytest.raises(RuntimeError, match="strange"):
         Renaming().load("strange.pt")
+    with pytest.warns(UserWarning, match="not in the model: strange"):
+        Renaming().load("strange.pt", strict=False)
 
 
 # Kinds of tensors and modules

@@ -1,7 +1,8 @@
 """Stored tensors into a module that is there: matched by name and shape first, and only then copied."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,32 +61,35 @@ def fit(
     matching = _matched(model, live, values, where)
     others = {unwrapped(name): name for name in live if not isinstance(live[name], Tensor)}
     theirs = {unwrapped(name): value for name, value in values.items() if not isinstance(value, Tensor)}
-    lost = [others[name] for name in others.keys() - theirs.keys()]
-    extra = sorted(theirs.keys() - others.keys())
-    if not matching.whole or lost or extra:
-        lines = differences(matching)
-        lines += [f"missing in the file: {name}" for name in lost] + [f"not in the model: {name}" for name in extra]
-        if (strict or matching.mismatched) and not partial and not _translates(model):
-            raise MismatchError(
-                f"{where}: cannot be loaded into {type(model).__name__}: {'; '.join(lines)}; "
-                f"{hint or 'load it into the model that it was saved from'}"
-            )
-        if not _translates(model):
-            warnings.warn(_told(model, matching, live, where, lines), stacklevel=4)
+    lost = [others[name] for name in others if name not in theirs]
+    extra = [name for name in theirs if name not in others]
+    lines = differences(
+        replace(matching, missing=(*matching.missing, *lost), unexpected=(*matching.unexpected, *extra))
+    )
+    translates = _translates(model)
+    if lines and not translates and not partial and (strict or matching.mismatched):
+        raise MismatchError(_refused(model, where, lines, hint))
     chosen = {name: values[source] for name, source in matching.loaded.items()}
     _make_room(model, chosen, as_saved=as_saved)
-    chosen |= {others[name]: theirs[name] for name in others.keys() & theirs.keys()}
-    if _translates(model):
-        chosen |= {name: values[name] for name in matching.unexpected}
+    chosen |= {others[name]: theirs[name] for name in others if name in theirs}
+    if translates:
+        # What it does not know may be what it knows by an older name.
+        chosen |= {name: values[name] for name in (*matching.unexpected, *extra)}
     try:
-        model.load_state_dict(chosen, strict=strict and not partial)
+        result = model.load_state_dict(chosen, strict=translates and strict and not partial)
     except RuntimeError as error:
-        raise MismatchError(f"{where}: {type(model).__name__} refuses it: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise MismatchError(_refused(model, where, [*lines, said], hint)) from error
+    if translates and not (result.missing_keys or result.unexpected_keys):
+        return
+    if lines:
+        some = f"{len(matching.loaded)} of {len(live)} tensors were loaded" if matching.loaded else "nothing was loaded"
+        warnings.warn(f"{where}: {some} into {type(model).__name__}: {'; '.join(lines)}", stacklevel=4)
 
 
-def _told(model: nn.Module, matching: Matching, live: Collection[str], where: Path, lines: list[str]) -> str:
-    some = f"{len(matching.loaded)} of {len(live)} tensors were loaded" if matching.loaded else "nothing was loaded"
-    return f"{where}: {some} into {type(model).__name__}: {'; '.join(lines)}"
+def _refused(model: nn.Module, where: Path, lines: list[str], hint: str) -> str:
+    what = f"{where}: cannot be loaded into {type(model).__name__}: {'; '.join(lines)}"
+    return f"{what}; {hint or 'load it into the model that it was saved from'}"
 
 
 def _matched(model: nn.Module, live: Mapping[str, Any], values: Mapping[str, Any], where: Path) -> Matching:
@@ -111,9 +115,9 @@ def _matched(model: nn.Module, live: Mapping[str, Any], values: Mapping[str, Any
 def _translates(model: nn.Module) -> bool:
     """Whether a part of the model that is the user's own changes what is loaded, say for files of an older version."""
     return any(
-        type(module)._load_from_state_dict is not nn.Module._load_from_state_dict or module._load_state_dict_pre_hooks
+        not module._load_from_state_dict.__func__.__module__.startswith("torch.")  # type: ignore[attr-defined]
+        or (module._load_state_dict_pre_hooks and not type(module).__module__.startswith("torch."))
         for module in model.modules()
-        if not type(module).__module__.startswith("torch.")
     )
 
 
