@@ -128,7 +128,8 @@ class _Gate:
             parent, dotted = value, f"{dotted}.{part}".removeprefix(".")
             try:
                 value = _followed(parent, part, dotted)
-            except (ImportError, AttributeError) as e:
+            except Exception as e:
+                # An import runs the user's own module, which may raise anything.
                 yield (
                     f"_target_ {target!r}: {dotted!r} cannot be imported ({type(e).__name__}: {e}); "
                     "install it, or put its directory on PYTHONPATH"

@@ -13,23 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoint.contents import TAG
-from runner.config.decoding import Missing, call, decode, is_call, is_missing, missing, names_in
+from runner.config.decoding import (
+    CallError,
+    Missing,
+    called,
+    check_extent,
+    decode,
+    is_call,
+    is_missing,
+    missing,
+    names_in,
+    why_missing,
+)
 from runner.config.encoding import UnstorableError, encode
 from runner.config.encoding import target_of as target_of
 from runner.config.secrets import REDACTED
 from runner.config.targets import TargetError, locate
-from runner.errors import CheckpointError, DamagedError, FormatError
+from runner.errors import CheckpointError, DamagedError, FormatError, RunnerError
 from runner.trust import NODES, check_targets
 from runner.trust_memory import TrustMemory
 
 POSITIONAL = "_args_"
 """The key under which the node holds what a `*args` of the constructor takes."""
-_PURE = frozenset({f"torch.{name}" for name in (
+_PURE = frozenset({f"math.{name}" for name in (
+    "atan", "ceil", "cos", "cosh", "erf", "exp", "expm1", "fabs", "floor", "log", "log10", "log1p", "log2", "sin",
+    "sinh", "sqrt", "tan", "tanh",
+)} | {f"torch.{name}" for name in (
     "abs", "celu", "clamp", "cos", "cosh", "erf", "exp", "expm1", "log", "log1p", "log_softmax", "max", "maximum",
     "mean", "min", "minimum", "neg", "relu", "relu_", "rsqrt", "selu", "sigmoid", "sign", "sin", "sinh", "softmax",
     "sqrt", "square", "sum", "tan", "tanh",
 )})  # fmt: skip
-"""Functions of torch that only compute: a file may name them as activations."""
+"""Functions that only compute: a file may name them as activations."""
+_TAKEN = ("_target_", POSITIONAL, TAG)
+"""By `**kwargs`, a constructor may take even these."""
+_SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What decoding stumbles over in a form that was never encoded."""
 
 
 def call_of(made: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +62,10 @@ def call_of(made: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
-            node |= {key: encoded(inner) for key, inner in value.items()}
+            clashing = [key for key in value if key in node or key in _TAKEN]
+            node |= {key: encoded(inner) for key, inner in value.items() if key not in clashing}
+            if clashing:
+                node["_kwargs_"] = missing(f"has {', '.join(map(repr, clashing))} among its names")
         elif kind is inspect.Parameter.VAR_POSITIONAL:
             if value:
                 node[POSITIONAL] = [encoded(item) for item in value]
@@ -103,44 +124,55 @@ def build_value(
 ) -> Any:
     """The value of an encoded form from a file; `arguments` are those of the outermost call. See `build_call`."""
     names = _Names(where, path, dict(given or {}), dict(moved or {}), trust)
-    names.check(form)
+    given_now = dict(arguments or {})
     try:
+        check_extent(form)
         if not is_call(form):
+            names.check(form)
             value = decode(form, names.found)
             if isinstance(value, Missing):
                 raise CheckpointError(f"{where}: {path} {value.why}, which no file can hold; pass it")
             return value
-        stored = {name: decode(inner, names.found) for name, inner in form["arguments"].items()}
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
+        if not isinstance(form.get("arguments"), Mapping):
+            raise TypeError("wanted arguments by name")
+        # What stands in for a stored argument is neither needed nor looked at.
+        stored = {name: inner for name, inner in form["arguments"].items() if name not in given_now}
+        names.check({**form, "arguments": stored})
+        made = names.found(form["of"])
+        _check_all_there(made, stored, where)
+        decoded = {name: decode(inner, names.found) for name, inner in stored.items()}
+        return called(made, {**decoded, **given_now})
+    except CallError as error:
+        told = f"{where}: {path}: {error}; give other arguments, or the class as it was then"
+        raise CheckpointError(told) from error.__cause__
+    except _SENSELESS as error:
+        if isinstance(error, RunnerError):
             raise
-        raise DamagedError(f"{where}: {path} is nothing that this program writes ({error!r:.200})") from error
-    return _called(names.found(form["of"]), {**stored, **(arguments or {})}, where, path)
+        raise DamagedError(
+            f"{where}: {path} is nothing that this program writes ({error!r:.200}); use another file"
+        ) from error
 
 
-def _called(made: Any, arguments: Mapping[str, Any], where: Path, path: str) -> Any:
+def _check_all_there(made: Any, arguments: Mapping[str, Any], where: Path) -> None:
+    """Raise CheckpointError, with what to pass, for arguments that are not in the file."""
     name = getattr(made, "__qualname__", repr(made))
     problems = []
-    for key, value in arguments.items():
-        if isinstance(value, Missing) or (key == POSITIONAL and any(isinstance(item, Missing) for item in value)):
-            why = value.why if isinstance(value, Missing) else "holds what no file can hold"
+    for key, form in arguments.items():
+        if (why := why_missing(form)) is not None:
             problems.append(f"{where}: {name}({key}=...) {why}, which no file can hold; pass it: load(path, {key}=...)")
-        elif isinstance(value, str) and REDACTED in value:
+        elif _has_redacted(form):
             problems.append(
                 f"{where}: {name}({key}=...) was left out when it was saved, because it looks like a secret; "
                 f"pass it: load(path, {key}=...)"
             )
     if problems:
         raise CheckpointError("\n".join(problems))
-    try:
-        return call(made, arguments)
-    except Exception as error:
-        # A constructor may raise anything; all of it is for the user to see.
-        given = ", ".join(f"{key}={value!r:.40}" for key, value in arguments.items())
-        raise CheckpointError(
-            f"{where}: {path}: {name}({given}) could not be built: {type(error).__name__}: {error}; "
-            "give other arguments, or the class as it was then"
-        ) from error
+
+
+def _has_redacted(form: Any) -> bool:
+    if isinstance(form, Mapping | list):
+        return any(map(_has_redacted, form.values() if isinstance(form, Mapping) else form))
+    return isinstance(form, str) and REDACTED in form
 
 
 class _Names:
@@ -161,13 +193,14 @@ class _Names:
             if not isinstance(name, str):
                 raise FormatError(f"{self._where}: {self._path} has {name!r:.80} for a name; wanted MODULE.NAME")
             now = self._now(name)
-            if name in self._given or now in _PURE or now.startswith("math."):
+            if name in self._given or now in _PURE:
                 continue
             self._check_importable(name, now)
             if place == "" and name == outer:
                 wanted["_target_"] = now
             else:
-                wanted.setdefault(place or "value", []).append({"_target_": now})
+                # Beside a target, the gate takes what begins with an underscore for an instruction.
+                wanted.setdefault(place.lstrip("_") or "value", []).append({"_target_": now})
         # Of what kind it has to be follows from the node; the gate looks at no others.
         node = self._path if self._path in NODES else "objective"
         trusted = (*self._trust, *self._moved.values())

@@ -4,25 +4,28 @@ What JSON has stands there as itself; everything else is an object with the key 
 dict, float, dtype, device, ...), and
 
     tensor, array    a small one, its bytes among them
-    set, frozenset, ordered, path, range, slice, omegaconf
+    set, frozenset, ordered, counter, path, range, slice, omegaconf, type (of Python's own), arguments (of argparse),
+    namespace
     name             a class or function, by its import path     member      of an enum
     call             an object, by the call that makes it        partial     functools.partial
     missing          what cannot be stored, and why
 """
 
+import argparse
 import base64
 import enum
 import functools
 import inspect
 import sys
 import types
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any
 
 from runner.checkpoint.contents import TAG
+from runner.config.decoding import TYPES, may_interpolate, why_missing
 
 LARGEST_TENSOR = 256 * 1024
 """Bytes of the largest tensor that is an argument; a larger one is data, which belongs into the weights."""
@@ -59,22 +62,28 @@ def encode(value: Any, depth: int = 0) -> Any:
         return {TAG: "dict", "items": _pairs(value, depth)}
     if kind in _MANY:
         return {TAG: _MANY[kind], "items": [encode(item, depth + 1) for item in value]}
-    if kind is OrderedDict:
-        return {TAG: "ordered", "items": _pairs(value, depth)}
+    if kind in _MAPPINGS:
+        return {TAG: _MAPPINGS[kind], "items": _pairs(value, depth)}
+    if kind in _NAMESPACES:
+        return {TAG: _NAMESPACES[kind], "value": encode(vars(value), depth + 1)}
     if kind is range or kind is slice:
         parts = (value.start, value.stop, value.step)
         return {TAG: kind.__name__, "items": [encode(part, depth + 1) for part in parts]}
     if kind.__module__.startswith("omegaconf."):
-        return {TAG: "omegaconf", "value": encode(_container(value), depth + 1)}
+        return {TAG: "omegaconf", "value": encode(_container(value), depth)}
     if isinstance(value, PurePath):
         return {TAG: "path", "value": str(value)}
     if isinstance(value, enum.Enum):
+        if value not in kind.__members__.values():
+            raise UnstorableError(f"is {value!r}, several members in one")
         return {TAG: "member", "of": _name_of(kind), "value": value.name}
+    if isinstance(value, type) and TYPES.get(value.__name__) is value:
+        return {TAG: "type", "name": value.__name__}
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
         return {TAG: "name", "value": _name_of(value)}
     if kind is functools.partial:
-        call = {_POSITIONAL: list(value.args), **value.keywords}
-        return {TAG: "partial", "of": _name_of(value.func), "arguments": encode(call, depth + 1)}
+        rest = {_POSITIONAL: [encode(item, depth + 1) for item in value.args]}
+        return {TAG: "partial", "of": _name_of(value.func), "arguments": _named(value.keywords, depth) | rest}
     return _encode_object(value, depth)
 
 
@@ -85,35 +94,59 @@ def _encode_object(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in (Tensor, nn.Parameter):
         return _tensor(value)
-    if kind.__module__ == "numpy" and hasattr(value, "ndim") and value.ndim:
+    if (kind.__module__, kind.__name__) == ("numpy", "ndarray"):
         return {**_tensor(_tensor_of(value)), TAG: "array"}
     call = vars(value).get(CALL) if hasattr(value, "__dict__") else None
     if isinstance(call, Mapping) and call.get(_TARGET) == target_of(kind):
-        missing = [name for name, inner in call.items() if isinstance(inner, Mapping) and inner.get(TAG) == "missing"]
-        if missing:
-            raise UnstorableError(f"is a {kind.__name__}, whose own {missing[0]!r} {call[missing[0]]['why']}")
+        for name, inner in call.items():
+            if (why := why_missing(inner)) is not None:
+                raise UnstorableError(f"is a {kind.__name__}, whose own {name!r} {why}")
         return {TAG: "call", "of": _name_of(kind), "arguments": {k: v for k, v in call.items() if k != _TARGET}}
     if is_dataclass(value) and not isinstance(value, nn.Module):
+        lost = [one.name for one in fields(value) if one.init and not hasattr(value, one.name)]
+        if lost:
+            raise UnstorableError(f"is a {kind.__name__} without its {lost[0]!r}")
         arguments = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
-        return {TAG: "call", "of": _name_of(kind), "arguments": encode(arguments, depth + 1)}
+        return {TAG: "call", "of": _name_of(kind), "arguments": _named(arguments, depth)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {
-            TAG: "call",
-            "of": _name_of(kind),
-            "arguments": encode(dict(zip(value._fields, value, strict=True)), depth + 1),
-        }
+        fields_of = dict(zip(value._fields, value, strict=True))
+        return {TAG: "call", "of": _name_of(kind), "arguments": _named(fields_of, depth)}
     if isinstance(value, nn.Module):
-        return {TAG: "call", "of": _name_of(kind), "arguments": encode(_of_plain_module(value), depth + 1)}
+        return {TAG: "call", "of": _name_of(kind), "arguments": _named(_of_plain_module(value), depth)}
     return _leaf(value)
 
 
+def _named(arguments: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """The arguments of a call by name; `_args_` is what its `*args` takes."""
+    for name in arguments:
+        if name in (_POSITIONAL, _TARGET, TAG):
+            raise UnstorableError(f"has an argument called {name!r}")
+    return {name: encode(value, depth + 1) for name, value in arguments.items()}
+
+
 def _container(value: Any) -> Any:
-    """A node of OmegaConf as plain containers, its interpolations as they are."""
+    """A node of OmegaConf as plain containers: its interpolations as they are, where they lead to the same alone."""
     from omegaconf import Container, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     if not isinstance(value, Container):
         raise UnstorableError(f"is {_described(value)}")
-    return OmegaConf.to_container(value)
+    plain = OmegaConf.to_container(value)
+    if not may_interpolate(plain):
+        raise UnstorableError("has an interpolation that calls a function")
+    alone = OmegaConf.create(plain)
+    try:
+        resolved = OmegaConf.to_container(value, resolve=True)
+        try:
+            same = OmegaConf.to_container(alone, resolve=True) == resolved
+        except OmegaConfBaseException:
+            # It refers to what stands above it.
+            same = False
+        if not same and "${oc.env:" in str(plain):
+            raise UnstorableError("has interpolations of the environment beside those of what stands above it")
+    except OmegaConfBaseException as error:
+        raise UnstorableError(f"is {_described(value)} with an interpolation that leads nowhere") from error
+    return plain if same else resolved
 
 
 def _leaf(value: Any) -> Any:
@@ -133,8 +166,16 @@ def _of_plain_module(module: Any) -> dict[str, Any]:
     kind = type(module)
     parameters = inspect.signature(kind).parameters.values()
     plain = kind.__module__.startswith("torch.nn.modules.") and not list(module.parameters()) and not module._modules
-    arguments = {one.name: getattr(module, one.name) for one in parameters if hasattr(module, one.name)}
-    unknown = [one for one in parameters if one.name not in arguments and one.default is not None]
+    kept = vars(module) | module._buffers
+    arguments = {one.name: kept[one.name] for one in parameters if one.name in kept}
+    # nn.Identity takes any, and keeps none.
+    unknown = [
+        one
+        for one in parameters
+        if one.name not in arguments
+        and one.default is not None
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
     if not plain or unknown:
         raise UnstorableError(f"is {_described(module)}, and how it was made is not known")
     return arguments
@@ -143,12 +184,21 @@ def _of_plain_module(module: Any) -> dict[str, Any]:
 def _tensor(value: Any) -> dict[str, Any]:
     import torch
 
+    from runner.checkpoint.tensors import can_store
+
     tensor = value.detach()
-    if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > LARGEST_TENSOR:
+    if not can_store(tensor) or tensor.is_nested or tensor.nbytes > LARGEST_TENSOR:
         raise UnstorableError(f"is {_described(value)}; wanted a dense one of at most {LARGEST_TENSOR // 1024} KiB")
-    raw = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-    form = {TAG: "tensor", "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
-    return {**form, "base64": base64.b64encode(raw).decode("ascii"), "parameter": isinstance(value, torch.nn.Parameter)}
+    plain = tensor.cpu().resolve_conj().resolve_neg().contiguous().flatten()
+    raw = plain.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return {
+        TAG: "tensor",
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "base64": base64.b64encode(raw).decode("ascii"),
+        "parameter": isinstance(value, torch.nn.Parameter),
+        "requires_grad": value.requires_grad,
+    }
 
 
 def _tensor_of(array: Any) -> Any:
@@ -156,7 +206,7 @@ def _tensor_of(array: Any) -> Any:
 
     try:
         return torch.from_numpy(array.copy(order="C"))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UnstorableError(f"is an array of {array.dtype}") from error
 
 
@@ -166,6 +216,7 @@ def _name_of(made: Any) -> str:
     if not isinstance(made, type) and targets[0].startswith("torch."):
         # Functions of torch know themselves by the names of what makes them.
         names = [name for name, value in vars(sys.modules["torch.nn.functional"]).items() if value is made]
+        names.sort(key=lambda name: name.startswith("_"))
         targets = [*(f"torch.nn.functional.{name}" for name in names), *targets, f"torch.{made.__name__}"]
     found = [target for target in targets if is_importable(target) and _stands_for(target) is made]
     if not found:
@@ -192,9 +243,11 @@ def _pairs(value: Mapping[Any, Any], depth: int) -> list[Any]:
 def _described(value: Any) -> str:
     if isinstance(value, types.FunctionType):
         return "a lambda" if value.__name__ == "<lambda>" else f"the function {value.__qualname__}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a {type(value).__name__} of {value.dtype}, {tuple(value.shape)}"
+    if type(value).__name__ in ("Tensor", "Parameter") and type(value).__module__.startswith("torch"):
+        return f"a {type(value).__name__} of {value.dtype}" + ("" if value.is_nested else f", {tuple(value.shape)}")
     return f"the class {value.__qualname__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 _MANY: Mapping[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset"}
+_MAPPINGS: Mapping[type, str] = {OrderedDict: "ordered", Counter: "counter"}
+_NAMESPACES: Mapping[type, str] = {argparse.Namespace: "arguments", types.SimpleNamespace: "namespace"}

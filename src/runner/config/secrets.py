@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.checkpoint.contents import TAG
+
 REDACTED = "<redacted>"
 
 _NAMES = {"password", "passwd", "passphrase", "secret", "secrets", "apikey", "credential", "credentials", "token"}
@@ -46,10 +48,20 @@ def _secret_name(key: str) -> bool:
 def redact(value: Any, key: str = "") -> Any:
     """A copy of a tree of plain values without its secrets."""
     if isinstance(value, Mapping):
+        if TAG in value and isinstance(value.get("items"), list):
+            return {**value, "items": _redacted_items(value, key)}
         return {name: redact(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redact(inner, key) for inner in value]
     return REDACTED if is_secret(key, value) else value
+
+
+def _redacted_items(form: Mapping[str, Any], key: str) -> list[Any]:
+    """What is in a tuple or the like that was encoded (config/encoding.py), or in a dict, in pairs with its keys."""
+    items: list[Any] = form["items"]
+    if form[TAG] in ("dict", "ordered") and all(isinstance(pair, list) and len(pair) == 2 for pair in items):
+        return [[redact(pair[0]), redact(pair[1], str(pair[0]))] for pair in items]
+    return [redact(inner, key) for inner in items]
 
 
 def redact_overrides(words: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.listing import split_choice
-from runner.config.calls import build_call
+from runner.config.calls import build_call, target_of
 from runner.config.for_use import config_for_use, sources_of
 from runner.config.nodes import instantiate
 from runner.errors import CheckpointError, ConfigError, FormatError, MissingError, TrustError
@@ -37,7 +37,7 @@ class SavedModel:
     config: Mapping[str, Any]
     """How it is made, under `model`; empty where the file does not tell."""
     tensors: "Mapping[str, Tensor]"
-    """Its weights, on the CPU, by the names of the model itself."""
+    """Its weights, on the CPU, by the names that they have in the file."""
     checkpoint: Checkpoint | None
     """None for a file of another program, or of an echo state network."""
     metadata: Mapping[str, Any]
@@ -73,8 +73,9 @@ def read_saved(path: str | PathLike[str], which: str | int = "latest", *, weight
     metadata = found.others.get("metadata")
     return SavedModel(
         place,
-        {"model": config} if isinstance(config, Mapping) else {},
-        bare_names(found.tensors),
+        # Other programs have configs, too; ours say what is called with theirs.
+        {"model": config} if isinstance(config, Mapping) and isinstance(config.get("_target_"), str) else {},
+        found.tensors,
         None,
         metadata if isinstance(metadata, Mapping) else {},
         found.notes,
@@ -99,7 +100,7 @@ def of_checkpoint(checkpoint: Checkpoint, weights: str = "raw") -> SavedModel:
     return SavedModel(
         checkpoint.path,
         checkpoint.config,
-        bare_names(model_tensors(checkpoint, weights)),
+        model_tensors(checkpoint, weights),
         checkpoint,
         _metadata(checkpoint),
     )
@@ -110,7 +111,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(checkpoint.document(METADATA))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise FormatError(f"{checkpoint.path / METADATA}: is not JSON ({error}); use another checkpoint") from error
@@ -147,10 +148,13 @@ def fit(
 ) -> None:
     """Load tensors that came from `where` into the model that was built of it with `overrides` on top.
 
-    Raises CheckpointError, listing names and shapes, if they do not fit.
+    Their names may have in front what data parallelism and compilation put there. Raises CheckpointError, listing names
+    and shapes, if they do not fit.
     """
     from runner.training.loading import load_weights
 
+    if tensors.keys() != model.state_dict().keys():
+        tensors = bare_names(tensors)
     try:
         load_weights(model, tensors)
     except CheckpointError as error:
@@ -195,7 +199,7 @@ def build(
             config = dict(saved.config)
         else:
             assert saved.checkpoint is not None
-            names = {old: new for old, new in (moved or {}).items() if isinstance(new, str)}
+            names = {old: new if isinstance(new, str) else target_of(new) for old, new in (moved or {}).items()}
             trusted = (*trust, *names.values(), *(given or {}))
             config = config_for_use(saved.checkpoint, keys, overrides, trusted=trusted, moved=names)
             with untouched():
