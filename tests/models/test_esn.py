@@ -3,10 +3,12 @@ import io
 import pickle
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import runner.models
@@ -507,6 +509,23 @@ def test_averaged_weights_take_the_model_as_it_is() -> None:
     model.reset_reservoirs()
     averaged.module.reset_reservoirs()
     assert torch.equal(averaged(x), model(x))
+
+
+def test_data_parallel_processes_keep_their_own_states_and_sums(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        model = small()
+        model(sequences())
+        assert model.readout is not None
+        model.readout.gather(model.features(sequences()), sequences())
+        parallel = nn.parallel.DistributedDataParallel(model)
+        parallel(sequences()).sum().backward()
+        # What is sent from the first process to the others before each call.
+        sent = {id(buffer) for buffer in parallel.modules_buffers}
+        names = [name for name, buffer in parallel.named_buffers() if id(buffer) in sent]
+        assert names == ["module._modules_dict.output.fitted"]
+    finally:
+        dist.destroy_process_group()
 
 
 def test_the_package_exports_the_functions_and_the_class() -> None:

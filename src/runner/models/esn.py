@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from runner.errors import ConfigError
 from runner.models.drawing import Drawing
@@ -102,6 +103,12 @@ class ESNModel(nn.Module):
                 trainable=readout_trainable,
                 drawing=drawing,
             )
+
+        # Each process of a data-parallel training has sequences of its own: the states and sums of the first one must
+        # not be given to the others.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self, _transient(self)
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -238,3 +245,9 @@ class ESNModel(nn.Module):
         held = self._hyperparameters
         dtype = self.reservoir.weight_hh.dtype
         return parts(x, input_size=held["input_size"], driver_size=held["driver_size"], dtype=dtype)
+
+
+def _transient(model: nn.Module) -> list[str]:
+    return [
+        f"{prefix}.{name}" for prefix, module in model.named_modules() for name in module._non_persistent_buffers_set
+    ]
