@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch.optim import lr_scheduler
 import runner
 from runner import NNHandler
 from runner.checkpoint.handle import Checkpoint
+from runner.doors import handler_training
+from runner.doors.handler_settings import plan_of
 from runner.errors import CheckpointError, ConfigError, MissingError, SaveError, TrustError
 from runner.handler import save_multi_files, save_multi_from_single, save_single_file, save_single_from_multi
 
 sys.path.append(str(Path(__file__).parent))
 
-from handler_nets import Activated, Net, Renamed, Unlike, assert_equal, give_data, made, train
+from handler_nets import Activated, Net, Renamed, Unlike, assert_equal, data, give_data, made, train
 
 PARTS = ("model", "optimizer", "scheduler", "training")
 
@@ -204,14 +207,35 @@ def test_parts_that_are_skipped_begin_anew(trained: NNHandler, tmp_path: Path) -
     assert [row["epoch"] for row in train(anew, 2, ema_decay=0.9).history] == [1, 2]
 
 
-def test_a_scaler_survives(tmp_path: Path) -> None:
-    handler = train(made(), 1)
-    handler.parts.state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    handler.parts.state.scaler.scale(torch.ones(()))
-    handler.save(tmp_path / "a.pth")
+def test_a_gradient_scaler_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Float16 on the CPU: on CUDA `use_amp` makes the same plan."""
+
+    def in_half(handler: NNHandler, epochs: int) -> NNHandler:
+        plan = plan_of(
+            epochs=epochs,
+            done=handler.epoch,
+            validate_every=1,
+            gradient_accumulation_steps=1,
+            use_amp=True,
+            gradient_clipping_norm=1.0,
+            ema_decay=0.0,
+            schedule="epoch",
+            early_stopping=handler.parts.early_stopping,
+            device=handler.device,
+        )
+        handler_training.train(
+            handler.parts, replace(plan, precision="fp16"), seed=None, progress_bar=False, save_on_last_epoch=False
+        )
+        return handler
+
+    whole, half = in_half(made(), 4), in_half(made(), 2)
+    half.save(tmp_path / "a.pth")
     loaded = NNHandler.load(tmp_path / "a.pth")
-    assert loaded.parts.state.scaler.state_dict() == handler.parts.state.scaler.state_dict()
-    assert loaded.parts.state.scaler.get_scale() == 8.0
+    scaler = loaded.parts.state.scaler.state_dict()
+    assert scaler == half.parts.state.scaler.state_dict() != torch.amp.GradScaler("cpu").state_dict()
+    give_data(loaded)
+    assert_equal(whole, in_half(loaded, 2))
+    assert whole.parts.state.scaler.state_dict() == loaded.parts.state.scaler.state_dict()
 
 
 def _change(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -306,15 +330,41 @@ def test_a_file_names_no_class_that_this_user_has_not_handed_over(
     assert_equal(trained, moved)
 
 
-def test_other_doors_and_runs_give_their_model(tmp_path: Path) -> None:
+def test_a_file_of_another_door_begins_a_training(tmp_path: Path) -> None:
     objects = runner.ModelContainer()
-    model, _, _ = objects.initialize(Net, {"width": 5})
+    model, optimizer, _ = objects.initialize(
+        Net, {"width": 5}, torch.optim.AdamW, {"lr": 0.05}, lr_scheduler.StepLR, {"step_size": 1, "gamma": 0.5}
+    )
+    model(data().tensors[0]).sum().backward()
+    optimizer.step()
     path = objects.save(tmp_path, "other")
-    with pytest.warns(UserWarning, match="was not saved by a handler; its model is loaded, and nothing else"):
+    with pytest.warns(UserWarning, match="was not saved by a handler, so that it has no history"):
         handler = NNHandler.load(path)
     assert torch.equal(handler.model.first.weight, model.first.weight)
+    assert handler.optimizer.state_dict()["state"][0]["step"] == 1
+    handler.set_loss_fn(nn.CrossEntropyLoss())
+    give_data(handler)
+    assert [row["lr"] for row in train(handler, 2).history] == [0.025, 0.0125]
     handler.save(tmp_path / "mine.pth")
-    assert NNHandler.load(tmp_path / "mine.pth").model.first.out_features == 5
+    again = NNHandler.load(tmp_path / "mine.pth")
+    assert_equal(handler, again)
+
+
+def test_a_run_gives_its_model(tmp_path: Path) -> None:
+    small = ["data.batch_size=512", "trainer.max_epochs=1", "model.hidden=[8]", "runtime.device=cpu"]
+    done = runner.run([*small, f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.warns(UserWarning, match="was not saved by a handler"):
+        handler = NNHandler.load(tmp_path / "run")
+    handler.save(tmp_path / "mine.pth")
+    state = NNHandler.load(tmp_path / "mine.pth").model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in done.model.state_dict().items())
+
+
+def test_tensors_keep_the_types_that_they_were_saved_with(tmp_path: Path) -> None:
+    handler = NNHandler(Net)
+    handler.model.bfloat16()
+    handler.save(tmp_path / "a.pth")
+    assert NNHandler.load(tmp_path / "a.pth").model.first.weight.dtype == torch.bfloat16
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.config.calls import call_of, encoded
-from runner.doors import handler_files, handler_loading, handler_training
+from runner.doors import handler_files, handler_loading, handler_settings, handler_training
 from runner.doors.handler_loading import Asked
-from runner.doors.handler_settings import Loss, Parts, auto_save_of, driven, plan_of, schedule_of, split_of, unscheduled
+from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_world import placed
 from runner.errors import ConfigError
 from runner.runs.handed import remember
@@ -107,16 +107,16 @@ class NNHandler:
         optimizer = optimizer_class(parts.model.parameters(), **kwargs)
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"set_optimizer: made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer")
-        parts.optimizer_node = call_of(optimizer_class, (parts.model.parameters(),), kwargs)
+        parts.optimizer_node = handler_settings.call_without_first(optimizer_class, parts.model.parameters(), kwargs)
         parts.scheduler_node = parts.scheduler_state = None
         remember(optimizer_class)
         if old is not None:
-            old.optimizer, old.scheduler = optimizer, unscheduled(optimizer)
+            old.optimizer, old.scheduler = optimizer, handler_settings.unscheduled(optimizer)
             return
         parts.state = TrainState(
             model=parts.model,
             optimizer=optimizer,
-            scheduler=unscheduled(optimizer),
+            scheduler=handler_settings.unscheduled(optimizer),
             device=parts.device,
             scaler=None,
             ema_decay=None,
@@ -141,13 +141,13 @@ class NNHandler:
                 group.pop("initial_lr", None)
             else:
                 group["lr"] = group.get("initial_lr", group["lr"])
-        scheduler = driven(scheduler_class(optimizer, **kwargs), optimizer)
+        scheduler = handler_settings.driven(scheduler_class(optimizer, **kwargs), optimizer)
         if waiting is not None and waiting["class"] == scheduler.kind:
             scheduler.load_state_dict(waiting["state"])
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         state.scheduler, parts.scheduler_state = scheduler, None
-        parts.scheduler_node = call_of(scheduler_class, (optimizer,), kwargs)
+        parts.scheduler_node = handler_settings.call_without_first(scheduler_class, optimizer, kwargs)
         remember(scheduler_class)
 
     def set_loss_fn(self, loss_fn: Callable[..., Any], **kwargs: Any) -> None:
@@ -164,11 +164,11 @@ class NNHandler:
         from the seed, the epoch and the batch alone. Under several processes `batch_size` counts the samples of all
         together, so that the training is that of one process.
         """
-        self.parts.train = split_of("set_train_loader", dataset, kwargs)
+        self.parts.train = handler_settings.split_of("set_train_loader", dataset, kwargs)
 
     def set_val_loader(self, dataset: Any, **kwargs: Any) -> None:
         """The validation data, in the same way."""
-        self.parts.validation = split_of("set_val_loader", dataset, kwargs)
+        self.parts.validation = handler_settings.split_of("set_val_loader", dataset, kwargs)
 
     def add_metric(self, name: str, fn: Callable[[Any, Any], Any]) -> None:
         """A function of (outputs, targets) that gives the mean over them; `name` in training, `val_name` beside."""
@@ -198,7 +198,9 @@ class NNHandler:
         `overwrite` only the newest stays, the one before it until that is complete; else nothing is ever overwritten.
         `save_model_code` puts the source of the model's class into the file.
         """
-        self.parts.auto = auto_save_of(interval, save_path, name, overwrite=overwrite, save_model_code=save_model_code)
+        self.parts.auto = handler_settings.auto_save_of(
+            interval, save_path, name, overwrite=overwrite, save_model_code=save_model_code
+        )
 
     def train(
         self,
@@ -220,7 +222,7 @@ class NNHandler:
         validated. A signal, such as that of Ctrl-C, ends the training after its step, saved as its last epoch would be.
         """
         state = self.parts.state
-        plan = plan_of(
+        plan = handler_settings.plan_of(
             epochs=epochs,
             done=self.epoch,
             validate_every=validate_every,
@@ -228,7 +230,7 @@ class NNHandler:
             use_amp=use_amp,
             gradient_clipping_norm=gradient_clipping_norm,
             ema_decay=ema_decay,
-            schedule="epoch" if state is None else schedule_of(state.scheduler),
+            schedule="epoch" if state is None else handler_settings.schedule_of(state.scheduler),
             early_stopping=self.parts.early_stopping,
             device=self.parts.device,
         )

@@ -1,5 +1,6 @@
 """A handler out of its file: everything made anew from how it was made, then put where it stood."""
 
+import secrets
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from runner.checkpoint.matching import unwrapped
-from runner.config.calls import build_call, build_value
+from runner.config.calls import POSITIONAL, build_call, build_value
 from runner.config.decoding import is_missing
+from runner.doors.container_calls import call_of_config, first_parameter
 from runner.doors.fitting import fit
 from runner.doors.handler_autosave import restored_settings
 from runner.doors.handler_files import DOOR, Content, place_of, read, set_at
@@ -22,8 +24,9 @@ from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed, together
 from runner.errors import CheckpointError, TrustError
 from runner.records import Progress
-from runner.runs.saved import read_saved, rebuild
+from runner.runs.saved import SavedModel, read_saved, rebuild
 from runner.training import generators, optimizer_state
+from runner.training.module_state import load_transient
 from runner.training.plan import EarlyStopping
 from runner.training.state import TrainState
 
@@ -43,15 +46,20 @@ class Asked:
 def load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
     """What `path` holds, on `device` (None: where it was, if that is here). All processes load; one error is all's."""
     _, world = placed("cpu" if device is None else device)
+    loaded: list[Parts] = []
     with together(world):
-        if set_at(path) is None and not _is_handlers(path):
-            return _of_other(path, device, asked)
-        content = read(path)
-        if device is None:
-            device = _device_of(content)
-        here, world = placed(device)
-        return _Loading(content, here, asked, world.rank, world.size).parts()
-    raise AssertionError("the block returns or raises")
+        loaded.append(_load(path, device, asked))
+    return loaded[0]
+
+
+def _load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
+    if set_at(path) is None:
+        saved = read_saved(path)
+        if saved.checkpoint is None or "door" not in saved.config:
+            return _of_other(saved, device, asked)
+    content = read(path)
+    here, _ = placed(_device_of(content) if device is None else device)
+    return _Loading(content, here, asked).parts()
 
 
 def load_weights(model: nn.Module, path: Path, *, strict: bool) -> None:
@@ -61,18 +69,20 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool) -> None:
     _fit(model, saved.tensors, saved.where, strict=strict)
 
 
-def _is_handlers(path: Path) -> bool:
-    checkpoint = read_saved(path).checkpoint
-    return checkpoint is not None and checkpoint.config.get("door") == "NNHandler"
-
-
-def _of_other(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
-    """The model of another door's file, or of a run: that is all that a handler can take over."""
-    saved = read_saved(path)
+def _of_other(saved: SavedModel, device: str | torch.device | None, asked: Asked) -> Parts:
+    """The model of a run, or of another program's file that says how it is made."""
     here, world = placed("cpu" if device is None else device)
     model = rebuild(saved, arguments=asked.arguments, moved=asked.moved, trust=asked.trust).to(here)
-    warnings.warn(f"{path}: was not saved by a handler; its model is loaded, and nothing else", stacklevel=5)
-    return Parts(model, saved.config["model"], here, world, model)
+    _tell_other(saved.where)
+    return Parts(model, call_of_config(saved.config["model"]), here, world, model, run=secrets.token_hex(8))
+
+
+def _tell_other(where: Path) -> None:
+    warnings.warn(
+        f"{where}: was not saved by a handler, so that it has no history, no position in the data and no random "
+        "generators; a training begins anew with what it has",
+        stacklevel=7,
+    )
 
 
 def _device_of(content: Content) -> str:
@@ -84,21 +94,24 @@ def _device_of(content: Content) -> str:
 class _Loading:
     """One pass over a file's parts."""
 
-    def __init__(self, content: Content, device: torch.device, asked: Asked, rank: int, size: int) -> None:
+    def __init__(self, content: Content, device: torch.device, asked: Asked) -> None:
         self.content, self.device, self.asked = content, device, asked
-        self.rank, self.size = rank, size
         self.saved = dict(content.state)
         self.nodes = {
             name: content.config[name] for name in ("model", "optimizer", "scheduler") if name in content.config
         }
 
     def parts(self) -> Parts:
-        node = self.nodes["model"]
         with generators.untouched():
-            model = self._built("model", {}).to(self.device)
-        _fit(model, self.saved["model"], self.content.where, strict=self.asked.strict)
+            model = self._built("model", {})
+        _fit(model, self.saved["model"], self.content.where, strict=self.asked.strict, as_saved=True)
         _, world = placed(self.device)
-        parts = Parts(model, node, self.device, world, model, run=str(self.content.facts.get(DOOR)))
+        model = model.to(self.device)
+        load_transient(model, self.saved.get("transient") or {}, self.device)
+        run = str(self.content.facts.get(DOOR) or secrets.token_hex(8))
+        parts = Parts(model, self.nodes["model"], self.device, world, model, run=run)
+        if self.content.config["door"] != "NNHandler":
+            _tell_other(self.content.where)
         self._own(parts)
         if "optimizer" in self.nodes and "optimizer" in self.saved:
             with generators.untouched():
@@ -114,6 +127,13 @@ class _Loading:
             trust=self.asked.trust,
             path=part,
         )
+
+    def _built_with(self, part: str, first: Any) -> Any:
+        """An optimizer, which is given the parameters, or a scheduler, which is given the optimizer."""
+        name = {"$": "name", "value": self.nodes[part]["_target_"]}
+        maker = build_value(name, where=self.content.where, moved=self.asked.moved, trust=self.asked.trust, path=part)
+        ahead = first_parameter(maker)
+        return self._built(part, {ahead: [first] if ahead == POSITIONAL else first})
 
     def _arguments(self, part: str) -> dict[str, Any]:
         """Those of the caller's arguments that are meant for this part: where they are missing, or else stand."""
@@ -141,8 +161,8 @@ class _Loading:
         parts.early_stopping = EarlyStopping(**own["early_stopping"])
         by_rank = own["generators"]
         parts.generators = self.saved.get("generators")
-        if by_rank is not None and len(by_rank) == self.size:
-            parts.generators = by_rank[self.rank]
+        if by_rank is not None and len(by_rank) == parts.world.size:
+            parts.generators = by_rank[parts.world.rank]
         if "history" not in self.asked.skip:
             parts.history = list(own["history"])
         if "loss" in self.content.config:
@@ -169,21 +189,23 @@ class _Loading:
     def _training(self, parts: Parts) -> None:
         saved, skip = self.saved, self.asked.skip
         parts.optimizer_node = self.nodes["optimizer"]
-        optimizer = self._built("optimizer", {_first(parts.optimizer_node): parts.model.parameters()})
+        optimizer = self._built_with("optimizer", parts.model.parameters())
         if not isinstance(optimizer, Optimizer):
             raise CheckpointError(f"{self.content.where}: optimizer made a {type(optimizer).__name__}")
-        if "ema" in skip:
-            saved["averaged"] = None
         parts.state = state = TrainState(
             model=parts.model,
             optimizer=optimizer,
             scheduler=unscheduled(optimizer),
             device=self.device,
-            scaler=None if saved["scaler"] is None else GradScaler(self.device.type),
+            scaler=None if saved.get("scaler") is None else GradScaler(self.device.type),
             ema_decay=None,
             monitor=MONITOR,
             min_delta=parts.early_stopping.min_delta,
         )
+        # Of another door's file: what it does not have begins.
+        saved = self.saved = {**state.state_dict(), **saved}
+        if "ema" in skip:
+            saved["averaged"] = None
         average(parts, state, None if saved["averaged"] is None else parts.ema_decay)
         waits = self._scheduler(parts, state)
         self._restore(parts, state)
@@ -196,9 +218,8 @@ class _Loading:
         if "scheduler" not in self.nodes:
             return False
         node = self.nodes["scheduler"]
-        first = _first(node)
         given = self._arguments("scheduler")
-        missing = [name for name, form in node.items() if is_missing(form) and name != first and name not in given]
+        missing = [name for name, form in node.items() if is_missing(form) and name not in given]
         if missing:
             called = ", ".join(f"{name}=..." for name in missing)
             warnings.warn(
@@ -211,8 +232,9 @@ class _Loading:
                 parts.scheduler_node, parts.scheduler_state = node, self.saved["scheduler"]
             return True
         parts.scheduler_node = node
-        del_initial(state.optimizer)
-        state.scheduler = driven(self._built("scheduler", {first: state.optimizer}), state.optimizer)
+        for group in state.optimizer.param_groups:
+            group.pop("initial_lr", None)
+        state.scheduler = driven(self._built_with("scheduler", state.optimizer), state.optimizer)
         return False
 
     def _restore(self, parts: Parts, state: TrainState) -> None:
@@ -246,18 +268,7 @@ class _Loading:
                 warnings.warn(f"{self.content.where}: {note}", stacklevel=6)
 
 
-def del_initial(optimizer: Optimizer) -> None:
-    """Let a scheduler that is made next begin from the learning rates of now."""
-    for group in optimizer.param_groups:
-        group.pop("initial_lr", None)
-
-
-def _first(node: Mapping[str, Any]) -> str:
-    """The name of the first argument: an optimizer's parameters, a scheduler's optimizer."""
-    return next(name for name in node if name != "_target_")
-
-
-def _fit(model: nn.Module, values: Mapping[str, Any], where: Path, *, strict: bool) -> None:
+def _fit(model: nn.Module, values: Mapping[str, Any], where: Path, *, strict: bool, as_saved: bool = False) -> None:
     live = {unwrapped(name): value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     fits = any(
         isinstance(value, Tensor) and (there := live.get(unwrapped(name))) is not None and value.shape == there.shape
@@ -268,4 +279,4 @@ def _fit(model: nn.Module, values: Mapping[str, Any], where: Path, *, strict: bo
             f"{where}: none of its {len(values)} tensors ({', '.join(list(values)[:4])}) fits {type(model).__name__} "
             f"({', '.join(list(live)[:4])}); load it into the model that it was saved from"
         )
-    fit(model, values, where=where, strict=strict, partial=not strict)
+    fit(model, values, where=where, strict=strict, partial=not strict, as_saved=as_saved)

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 
 from runner.checkpoint.naming import COUNTERS
 from runner.checkpoint.policies import SavePolicy
+from runner.config.calls import call_of
 from runner.config.names import did_you_mean
 from runner.data.batches import AnyBatches, make_batches
+from runner.doors.container_calls import first_parameter
 from runner.errors import ConfigError
 from runner.records import World
 from runner.training.plan import EarlyStopping, Evaluate, Limits, Trainer
@@ -186,6 +188,13 @@ class Parts:
     """How the epoch that the training stands in was cut into batches."""
     run: str = ""
     """The same in all the files of a training."""
+
+
+def call_without_first(made: Callable[..., Any], first: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The call as data, without the parameters that an optimizer is given, or the optimizer that a scheduler is."""
+    node = call_of(made, (first,), kwargs)
+    del node[first_parameter(made)]
+    return node
 
 
 def driven(built: Any, optimizer: Optimizer) -> Scheduler:
