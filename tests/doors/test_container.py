@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
@@ -539,6 +540,8 @@ def test_a_file_is_a_checkpoint_like_any_other(container: ModelContainer) -> Non
     assert "optimizer Adam: the state of 4 parameters, learning rate 0.1" in told
     assert torch.equal(fresh.recent, objects.model.recent)
     assert runner.Checkpoint.open(path).verify() == []
+    restored = runner.restore(container.save_inference("out"), model=fresh)
+    assert restored.left_out == ("the transient buffers of Net: the checkpoint has none",)
 
 
 def test_loading_draws_no_random_number_that_shows(container: ModelContainer) -> None:
@@ -579,6 +582,24 @@ def test_the_groups_of_an_optimizer_are_those_that_were_saved(container: ModelCo
     assert again.optimizer.param_groups[1]["params"][0] is again.model.norm.bias
     assert [(group["lr"], group["weight_decay"]) for group in again.optimizer.param_groups] == [(0.1, 0), (0.5, 0.01)]
     assert trained(again) == trained(objects)
+
+
+def test_a_part_that_is_wrapped_is_saved_under_its_own_name(container: ModelContainer) -> None:
+    objects = container.initialize(Net, {"sizes": (4, 3)}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})
+    objects.model.layers[0] = nn.DataParallel(objects.model.layers[0])
+    trained(objects)
+    _, again = ModelContainer().load(container.save("out"))
+    assert type(again.model.layers[0]) is nn.Linear
+    assert trained(again) == trained(objects)
+
+
+def test_saves_at_the_same_time_are_as_many_files(container: ModelContainer) -> None:
+    container.initialize(Net, {})
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda number: container.save("out", "net", number=number), range(12)))
+    assert len(set(paths)) == 12
+    assert sorted(ModelContainer().load(path)[0]["number"] for path in paths) == list(range(12))
+    assert len(list(Path("out").iterdir())) == 12
 
 
 def test_the_device_is_the_one_that_was_asked_for(container: ModelContainer) -> None:
@@ -729,7 +750,7 @@ def test_a_file_that_means_harm_is_refused(container: ModelContainer, part: str,
         nn.Linear, {"in_features": 2, "out_features": 2}, torch.optim.SGD, {}, StepLR, {"step_size": 1}
     )
     path = rewritten(container.save("out"), **{part: node})
-    with pytest.raises((TrustError, CheckpointError), match="is not trusted|its state does not fit"):
+    with pytest.raises((TrustError, CheckpointError), match=r"is not trusted|its state does not fit"):
         ModelContainer().load(path)
     assert not Path("MARK").exists()
 

@@ -158,6 +158,8 @@ def _checked(prefix: str | None) -> str:
 def _state_of(made: Made, path: Path, *, whole: bool) -> dict[str, Any]:
     model, optimizer, scheduler = made.objects
     state: dict[str, Any] = {"model": own_state(model, path)}
+    # A compiled or distributed part of the model has other names than the model that is built again.
+    own_names = dict(zip(model.state_dict(), state["model"], strict=True))
     if whole:
         state["transient"] = transient(model)
     if optimizer is not None:
@@ -168,13 +170,22 @@ def _state_of(made: Made, path: Path, *, whole: bool) -> dict[str, Any]:
                 f"{path}: not written: the optimizer trains {foreign} parameters that are not in the model, so that "
                 "they could not be found again; make them part of the model"
             )
-        state["optimizer"] = optimizer_state.capture(optimizer, model)
+        state["optimizer"] = _renamed(optimizer_state.capture(optimizer, model), own_names)
     if scheduler is not None:
         driven = TorchScheduler(scheduler)
         # As torch's LambdaLR does: a function is there again once the scheduler is built.
         own = {key: value for key, value in driven.state_dict().items() if not _is_function(value)}
         state["scheduler"] = {"class": driven.kind, "state": own}
     return state
+
+
+def _renamed(optimizer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """What `optimizer_state.capture` gave, with other names for the parameters."""
+    if "own" in optimizer:
+        return dict(optimizer)
+    groups = [{**group, "params": [names.get(name, name) for name in group["params"]]} for group in optimizer["groups"]]
+    state = {names.get(name, name): values for name, values in optimizer["state"].items()}
+    return {**optimizer, "groups": groups, "state": state}
 
 
 def _is_function(value: object) -> bool:

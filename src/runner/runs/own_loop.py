@@ -95,18 +95,20 @@ def restore(
         raise ConfigError(f"restore({str(path)!r}): nothing to restore into; give model=..., optimizer=..., or others")
     checkpoint = opened(path, which)
     saved = checkpoint.state([*given, *(["transient"] if model is not None else [])])
-    plan = _Plan(saved)
+    # A file that one of the Python doors wrote has what there was.
+    lacking = [name for name in ("optimizer", "scheduler", "generators") if name in given and saved.get(name) is None]
+    plan = _Plan(saved, problems=[f"{name}: the checkpoint has none" for name in lacking])
     if model is not None:
         plan.model(bare(model))
-    if optimizer is not None and model is not None:
+    if optimizer is not None and model is not None and "optimizer" not in lacking:
         plan.optimizer(optimizer, bare(model))
-    if scheduler is not None:
+    if scheduler is not None and "scheduler" not in lacking:
         plan.scheduler(scheduler)
     if scaler is not None:
         plan.scaler(scaler)
     if averaged is not None:
         plan.averaged(averaged)
-    if generators:
+    if generators and "generators" not in lacking:
         plan.generators()
     if plan.problems and strict:
         more = "give objects like those that were saved, or strict=False to load what fits"
@@ -168,7 +170,9 @@ class _Plan:
     def _load_module(self, module: nn.Module, saved: Mapping[str, Any], tensors: Mapping[str, str]) -> None:
         values = {name: saved["model"][source] for name, source in tensors.items()}
         self.steps.append(lambda: module.load_state_dict(values, strict=False))
-        if transient(module):
+        if transient(module) and saved.get("transient") is None:
+            self.notes.append(f"the transient buffers of {type(module).__name__}: the checkpoint has none")
+        elif transient(module):
             device = next((value.device for value in module.state_dict().values() if isinstance(value, Tensor)), None)
             self.steps.append(lambda: load_transient(module, saved["transient"], device or torch.device("cpu")))
 
