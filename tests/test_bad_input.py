@@ -399,7 +399,7 @@ OVERRIDES = {
     "~optimizer.foo": r"~optimizer.foo: nothing to leave out; did you mean '~optimizer'\?",
     "optimizer=adamx": r"optimizer=adamx: optimizer has no such option; did you mean 'adamw'\?",
     "optimzer=sgd": r"optimzer=sgd: no group 'optimzer'; did you mean 'optimizer=sgd'\?",
-    "experiment=nope": r"experiment=nope: experiment has no such option; there is digits_cnn, digits_mlp, text_gpt",
+    "experiment=nope": r"experiment=nope: experiment has no such option; there is digits_cnn, digits_mlp, lorenz_esn",
     "data.batch_size=many": r"data.batch_size is 'many'; wanted a whole number",
     "trainer.max_epochs=0": r"trainer.max_epochs is 0; wanted a number of at least 1, or null",
     # Found only when everything is built.

@@ -37,13 +37,23 @@ EVERY_OPTION = [
 ]
 
 
+SEQUENCES = ["data=lorenz", "objective=sequence_regression"]
+BESIDE = {
+    # A language model reads its vocabulary from its text.
+    "model=gpt": ["data=text", "objective=language_model"],
+    # What is not scored, and how far points are apart, is the data's.
+    "objective=sequence_regression": SEQUENCES[:1],
+    "objective=readout_fit": SEQUENCES[:1],
+    "observers=forecast": SEQUENCES,
+}
+"""What an option needs beside itself, because it reads values of other groups."""
+
+
 @pytest.mark.parametrize("option", [*EVERY_OPTION, *options("debug"), *options("model"), *options("data")])
 def test_every_config_of_conf_composes_and_is_good(option: str) -> None:
     if option == "observers=tensorboard":
         pytest.importorskip("tensorboard")
-    # A language model reads its vocabulary from its text.
-    beside = ["data=text", "objective=language_model"] if option == "model=gpt" else []
-    assert checked(option, *beside)[0].name
+    assert checked(option, *BESIDE.get(option, []))[0].name
 
 
 def test_the_settings_are_typed() -> None:

@@ -33,7 +33,7 @@ def problems(*overrides: str) -> list[str]:
         ("seed.x=3", ["seed.x=3: seed is 0, which holds no 'x'"]),
         ("monitor=null monitor.metric=x", ["monitor.metric=x: monitor is null, which holds no 'metric'"]),
         ("optimizer=adm", ["optimizer=adm: optimizer has no such option; did you mean 'adamw'?"]),
-        ("model=nope", ["model=nope: model has no such option; there is cnn, gpt, mlp"]),
+        ("model=nope", ["model=nope: model has no such option; there is classic_esn, cnn, gpt, mlp, ott_esn"]),
         ("hydra/launcher=foo", ["hydra/launcher=foo: hydra/launcher has no such option; there is basic"]),
         ("optimzer=adamw", ["optimzer=adamw: no group 'optimzer'; did you mean 'optimizer=adamw'?"]),
         ("hydra.run.dri=x", ["hydra.run.dri=x: no key 'hydra.run.dri'; did you mean 'hydra.run.dir'?"]),
@@ -42,7 +42,7 @@ def problems(*overrides: str) -> list[str]:
         ("~trainer.foo", ["~trainer.foo: nothing to leave out; did you mean '~trainer'?"]),
         ("experiment=null", ["experiment=null: a group has no option null; type ~experiment to leave it out"]),
         ("trainer=[1,2]", ["trainer=[1,2]: trainer is a group; type trainer=OPTION, or trainer.KEY=VALUE"]),
-        ("model=???", ["model: no option chosen; type model=OPTION, one of cnn, gpt, mlp"]),
+        ("model=???", ["model: no option chosen; type model=OPTION, one of classic_esn, cnn, gpt, mlp, ott_esn"]),
         ("trainer=3", ["trainer=3: trainer is a group; type trainer=OPTION, or trainer.KEY=VALUE"]),
         ("optimizer", ["optimizer: no override; type KEY=VALUE"]),
         ("", ["'': no override; type KEY=VALUE"]),
@@ -145,7 +145,7 @@ def test_the_users_own_conf_shadows_ours_and_our_groups_stay(tmp_path: Path, mon
     assert composed("optimizer=mine").config.resolved["optimizer"]["lr"] == 8
     assert composed("optimizer=adamw").config.resolved["optimizer"]["_target_"] == "torch.optim.AdamW"
     monkeypatch.chdir(os.path.sep)
-    assert problems("optimizer=mine") == ["optimizer=mine: optimizer has no such option; there is adamw, sgd"]
+    assert problems("optimizer=mine") == ["optimizer=mine: optimizer has no such option; there is adamw, ridge, sgd"]
 
 
 def test_config_dir_adds_options(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def test_an_option_that_there_is_not_is_told_alone_on_a_saved_config_too(place: 
     (place.conf / "debug/fast.yaml").unlink()
     with pytest.raises(ConfigError) as caught:
         prepare([f"--config-path={place.conf}", f"+resume={place.run}", "optimizer=nope"], memory=place.memory)
-    assert caught.value.problems == ("optimizer=nope: optimizer has no such option; there is adamw, sgd",)
+    assert caught.value.problems == ("optimizer=nope: optimizer has no such option; there is adamw, ridge, sgd",)
 
 
 def save(launched: Prepared, **facts: object) -> None:

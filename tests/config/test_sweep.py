@@ -32,7 +32,7 @@ def problems(*overrides: str, sources: Sources | None = None) -> list[str]:
         ]),
         (["seed=range(0,1000000)"], [["seed=0"], ["seed=999999"]]),
         (["optimizer.lr=interval(0.1,0.2)"], [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]),
-        (["+optimizer=glob(*)"], [["+optimizer=adamw"], ["+optimizer=sgd"]]),
+        (["+optimizer=glob(*)"], [["+optimizer=adamw"], ["+optimizer=ridge"], ["+optimizer=sgd"]]),
         (["optimizer.lr=choice(1,2)", "seed=0"], [["optimizer.lr=1", "seed=0"], ["optimizer.lr=2", "seed=0"]]),
     ],
 )  # fmt: skip
