@@ -79,3 +79,16 @@ def test_a_tree_is_copied_without_its_secrets() -> None:
 )
 def test_overrides_lose_their_secrets(word: str, clean: str) -> None:
     assert redact_overrides([word]) == [clean]
+
+
+def test_secrets_in_arguments_that_were_encoded_are_left_out() -> None:
+    forms = {
+        "password": {"$": "tuple", "items": ["a", ["b"]]},
+        "options": {"$": "dict", "items": [["password", "c"], [1, "d"]]},
+        "sizes": {"$": "tuple", "items": [8, "e"]},
+    }
+    assert redact(forms) == {
+        "password": {"$": "tuple", "items": [REDACTED, [REDACTED]]},
+        "options": {"$": "dict", "items": [["password", REDACTED], [1, "d"]]},
+        "sizes": {"$": "tuple", "items": [8, "e"]},
+    }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoint.contents import TAG
+from runner.errors import DamagedError
 from runner.trust import is_harmless
 
 Found = Callable[[str], Any]
@@ -29,7 +30,7 @@ TYPES: Mapping[str, type] = {
 _POSITIONAL = "_args_"
 _DEPTH = 200
 """Of the JSON; that of encoding.py's deepest value is less."""
-_LARGEST = 10**7
+_LARGEST = 2 * 10**6
 """Values in a form: one out of a pickle can refer to one part from many places, which is more than it looks."""
 
 
@@ -129,15 +130,16 @@ def _shown(value: Any) -> str:
 def _of_tree(form: Mapping[str, Any], _found: Found) -> Any:
     from runner.checkpoint.tree import unflatten
 
-    return unflatten(dict(form), {})
+    try:
+        return unflatten(dict(form), {})
+    except DamagedError as error:
+        raise ValueError(str(error)) from error
 
 
 def _decoded_tensor(form: Mapping[str, Any], _found: Found) -> Any:
     import torch
 
-    from runner.checkpoint.tree import unflatten
-
-    dtype = unflatten({TAG: "dtype", "name": form["dtype"]}, {})
+    dtype = _of_tree({TAG: "dtype", "name": form["dtype"]}, _found)
     raw = bytearray(base64.b64decode(form["base64"], validate=True))
     empty = torch.empty(form["shape"], dtype=dtype, device="meta")
     if len(raw) != empty.nbytes:

@@ -189,7 +189,8 @@ def _tensor(value: Any) -> dict[str, Any]:
     tensor = value.detach()
     if not can_store(tensor) or tensor.is_nested or tensor.nbytes > LARGEST_TENSOR:
         raise UnstorableError(f"is {_described(value)}; wanted a dense one of at most {LARGEST_TENSOR // 1024} KiB")
-    plain = tensor.cpu().resolve_conj().resolve_neg().contiguous().flatten()
+    # Into a new one: what has one element counts as contiguous with any stride, and cannot be viewed then.
+    plain = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor).flatten()
     raw = plain.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     return {
         TAG: "tensor",
