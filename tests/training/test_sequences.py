@@ -47,6 +47,15 @@ def test_every_batch_begins_without_memory_and_leaves_none() -> None:
     assert model.reservoir.state is None
 
 
+def test_real_numbers_are_brought_to_the_precision_of_the_model() -> None:
+    objective = SequenceRegression(washout=WASHOUT, metrics={})
+    x, y = windows()
+    loss, outputs = objective.loss(network(dtype="float64"), (x, y))
+    assert loss.dtype == outputs.outputs.dtype == torch.float64
+    total, _ = ValidTime(threshold=0.4, time_step=0.02, lyapunov_exponent=0.9)(outputs, (x, y))
+    assert total.isfinite()
+
+
 def test_a_model_without_a_memory_between_calls_is_as_good() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:

@@ -48,7 +48,7 @@ class SequenceRegression:
                 "to score; lower objective.washout, or give longer windows"
             )
         _forget(model)
-        outputs_BTO = self.run(model, x, y_BTO)[:, self.washout :]
+        outputs_BTO = self.run(model, in_its_dtype(model, x), y_BTO)[:, self.washout :]
         # Else the model that comes out of a training would go on from the last window.
         _forget(model)
         loss = nn.functional.mse_loss(outputs_BTO, y_BTO[:, self.washout :].to(outputs_BTO.dtype))
@@ -91,6 +91,7 @@ class ValidTime:
     def __call__(self, outputs: SequenceOutputs, batch: Sequence[Tensor]) -> Sum:
         model: Any = outputs.model
         warmup_BTF, truth_BHF = batch[0][:, : outputs.washout], batch[0][:, outputs.washout :]
+        warmup_BTF = in_its_dtype(model, warmup_BTF)
         forecast_BHO = model.forecast(warmup_BTF, truth_BHF.shape[1])
         steps_B = valid_steps(forecast_BHO, truth_BHF, threshold=self.threshold)
         return steps_B.sum() * (self.time_step * self.lyapunov_exponent), len(steps_B)
@@ -103,6 +104,12 @@ def valid_steps(forecast: Tensor, truth: Tensor, *, threshold: float) -> Tensor:
     """
     errors_BH = (forecast.double() - truth.double()).square().mean(dim=2).sqrt()
     return (errors_BH <= threshold).cumprod(dim=1).sum(dim=1)
+
+
+def in_its_dtype(model: nn.Module, x: Tensor) -> Tensor:
+    """Real numbers `x` as the model's parameters are; other tensors, and those for a model without any, as they are."""
+    parameter = next(model.parameters(), None)
+    return x if parameter is None or not x.is_floating_point() else x.to(parameter.dtype)
 
 
 def _forget(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from runner.errors import ConfigError
 from runner.records import Ended, Record, Started
 from runner.training.generators import untouched
 from runner.training.loading import load_weights
-from runner.training.sequences import valid_steps
+from runner.training.sequences import in_its_dtype, valid_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ class Forecast:
                 )
             points = samples[self.window][0]
             warmup, truth = points[: self.washout], points[self.washout :]
-            forecast = model.eval().forecast(warmup[None], len(truth))[0]
+            forecast = model.eval().forecast(in_its_dtype(model, warmup[None]), len(truth))[0]
         figure = picture(
             warmup,
             truth,
