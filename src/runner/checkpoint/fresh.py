@@ -41,10 +41,8 @@ def replaced_file(target: Path) -> Iterator[int]:
 
 @contextmanager
 def _written(target: Path, name: Callable[[Path, Path], None], *, undone: tuple[Path, ...]) -> Iterator[int]:
-    hidden = _hidden(target)
-    descriptor = again(os.open, hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    hidden, descriptor = _locked(target)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor
         again(os.fsync, descriptor)
         name(hidden, target)
@@ -57,6 +55,23 @@ def _written(target: Path, name: Callable[[Path, Path], None], *, undone: tuple[
                     again(os.unlink, path)
         raise
     finally:
+        os.close(descriptor)
+
+
+def _locked(target: Path) -> tuple[Path, int]:
+    """A new hidden file for `target`, and its descriptor, which holds the lock."""
+    while True:
+        hidden = _hidden(target)
+        descriptor = again(os.open, hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            again(fcntl.flock, descriptor, fcntl.LOCK_EX)
+            # Before it was locked, another writer of this target may have taken it for a dead one's, and removed it.
+            if os.fstat(descriptor).st_nlink:
+                return hidden, descriptor
+        except BaseException:
+            os.close(descriptor)
+            _discard(hidden)
+            raise
         os.close(descriptor)
 
 

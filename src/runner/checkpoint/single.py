@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from runner.checkpoint.files import FileRecord, Member, Source, record_of
 from runner.checkpoint.fresh import new_file, replaced_file, reported
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import Manifest, to_bytes
+from runner.checkpoint.packed import Packed
 from runner.checkpoint.parts import take_apart
 from runner.checkpoint.tensors import TensorFile
 from runner.checkpoint.torch_file import PREFIX
@@ -73,7 +75,8 @@ def save_file(
     prefix = "" if compress or path.suffix.lower() == ".zip" else PREFIX
     with written(path, manifest.size, overwrite=overwrite) as descriptor:
         write_archive(descriptor, Checkpoint(path, manifest, place), text, prefix, compress=compress)
-    return Checkpoint.open(path)
+    # Not opened again: what is there now may be another's already.
+    return Checkpoint(path, manifest, _Written(path))
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -93,6 +96,8 @@ def written(path: Path, wanted: int, *, overwrite: bool) -> Iterator[int]:
     check_target(path, overwrite=overwrite)
     try:
         make_directory(path.parent)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise SaveError(f"{path.parent}: the folder cannot be made: a file is in its place; choose another") from error
     except OSError as error:
         raise SaveError(
             f"{path.parent}: the folder cannot be made ({error.strerror}); {advice(path.parent, error, wanted)}"
@@ -106,6 +111,32 @@ def written(path: Path, wanted: int, *, overwrite: bool) -> Iterator[int]:
             # Somebody else was quicker.
             check_target(path, overwrite=False)
         raise
+
+
+class _Written:
+    """The files of a checkpoint that was written, opened when one of them is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _packed(self) -> Packed:
+        return Packed(self.path)
+
+    def manifest(self) -> Manifest:
+        return self._packed.manifest()
+
+    def manifest_bytes(self) -> bytes:
+        return self._packed.manifest_bytes()
+
+    def opened(self, name: str, record: FileRecord) -> Member:
+        return self._packed.opened(name, record)
+
+    def tags(self) -> tuple[str, ...]:
+        return self._packed.tags()
+
+    def damages(self) -> list[str]:
+        return self._packed.damages()
 
 
 class _Prepared:
