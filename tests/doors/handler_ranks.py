@@ -6,6 +6,7 @@ python handler_ranks.py FOLDER, in the environment that torchrun makes
 import os
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ sys.path.append(str(Path(__file__).parent))
 from handler_nets import accuracy, data
 
 from runner import NNHandler
+from runner.doors import handler_world
 from runner.errors import RunnerError
 
 warnings.simplefilter("error")
@@ -50,6 +52,9 @@ def main(folder: Path) -> None:
     loaded.auto_save(None)
     for one in (handler, loaded):
         one.train(2, seed=5, ema_decay=0.9, progress_bar=False, save_on_last_epoch=False)
+    history = handler.history
+    weights = {name: value.clone() for name, value in handler.model.state_dict().items()}
+    averaged = {name: value.clone() for name, value in handler.averaged_model.state_dict().items()}
     failed = []
     # A folder that rank 0 cannot write to is no folder on any rank; a file that is not there, is there on none.
     (folder / "file").write_text("")
@@ -58,10 +63,17 @@ def main(folder: Path) -> None:
             fails()
         except RunnerError as error:
             failed.append(f"{type(error).__name__}: {error}")
+    # Last, because the processes are parted by it.
+    handler_world.PATIENCE = timedelta(seconds=1)
+    handler.add_metric("broken", lambda outputs, targets: [0.0][1 if rank == size - 1 else 0])
+    try:
+        handler.train(1, ema_decay=0.9, progress_bar=False)
+    except (IndexError, RuntimeError) as error:
+        failed.append(type(error).__name__)
     results = {
-        "history": handler.history,
-        "weights": handler.model.state_dict(),
-        "averaged": handler.averaged_model.state_dict(),
+        "history": history,
+        "weights": weights,
+        "averaged": averaged,
         "loaded": loaded.model.state_dict(),
         "loaded_history": loaded.history,
         "saved": sorted(path.name for path in own.iterdir()) if own.exists() else [],

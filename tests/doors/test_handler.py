@@ -1,8 +1,9 @@
 """The handler: the document's example as written, and a training that does not show where it was broken off."""
 
+import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from runner import NNHandler
 from runner.errors import ConfigError, TrainingError
@@ -130,6 +131,84 @@ def test_a_sampler_with_a_generator_of_its_own_goes_on_where_it_was(tmp_path: Pa
     give_data(loaded)
     assert_equal(whole, train(with_sampler(loaded), 2))
     assert_equal(whole, train(parts, 2))
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(*data().tensors, strict=True))
+
+
+def batched(handler: NNHandler) -> None:
+    handler.set_train_loader(data(), batch_size=8, shuffle=True, num_workers=1, prefetch_factor=3, pin_memory=True)
+
+
+def loaded(handler: NNHandler) -> None:
+    handler.set_train_loader(DataLoader(data(), batch_size=8, shuffle=True))
+    handler.set_val_loader(DataLoader(data(1), batch_size=5))
+
+
+def streamed(handler: NNHandler) -> None:
+    handler.set_train_loader(Stream(), batch_size=8)
+
+
+def weighted(handler: NNHandler) -> None:
+    handler.set_train_loader(data(), batch_size=8, sampler=WeightedRandomSampler([1.0] * 26, 20))
+
+
+def evaluating_itself(handler: NNHandler) -> None:
+    if handler.epoch == 0:
+        handler.set_optimizer(torch.optim.LBFGS, lr=0.1, max_iter=2)
+
+
+def in_groups(parameters: Iterator[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    first, *others = parameters
+    return torch.optim.SGD([{"params": [first], "lr": lr / 2}, {"params": others}], lr=lr, momentum=0.9)
+
+
+def grouped(handler: NNHandler) -> None:
+    if handler.epoch == 0:
+        handler.set_optimizer(in_groups, lr=0.1)
+
+
+@pytest.mark.parametrize("setting", [batched, loaded, streamed, weighted, evaluating_itself, grouped])
+def test_so_are_they_with_loaders_and_optimizers_of_every_kind(
+    tmp_path: Path, setting: Callable[[NNHandler], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    whole = made()
+    setting(whole)
+    train(whole, 4)
+    half = made()
+    setting(half)
+    train(half, 2)
+    half.save(tmp_path / "half.pth")
+    again = NNHandler.load(tmp_path / "half.pth", trust=[in_groups.__module__])
+    give_data(again)
+    setting(again)
+    assert_equal(whole, train(again, 2))
+    assert_equal(whole, train(half, 2))
+
+
+def in_sequence(handler: NNHandler) -> None:
+    first = lr_scheduler.ConstantLR(handler.optimizer, 0.5, 1)
+    second = lr_scheduler.ExponentialLR(handler.optimizer, 0.5)
+    handler.set_scheduler(lr_scheduler.SequentialLR, schedulers=[first, second], milestones=[2])
+
+
+def test_schedulers_in_sequence_are_set_again_and_go_on(tmp_path: Path) -> None:
+    whole = made()
+    in_sequence(whole)
+    train(whole, 4)
+    half = made()
+    in_sequence(half)
+    train(half, 2).save(tmp_path / "half.pth")
+    with pytest.warns(UserWarning, match=r"no file can hold its schedulers .* or call set_scheduler with it before"):
+        again = NNHandler.load(tmp_path / "half.pth")
+    assert_equal(half, again)
+    in_sequence(again)
+    give_data(again)
+    assert_equal(whole, train(again, 2))
+    assert [row["lr"] for row in whole.history] == [0.05, 0.05, 0.025, 0.0125]
 
 
 def test_a_seed_makes_a_training_and_is_not_begun_anew_when_it_goes_on() -> None:
@@ -320,6 +399,7 @@ def test_what_cannot_be_set_is_refused_where_it_is_set() -> None:
         (lambda: handler.set_train_loader(data(), bach_size=3), "no such argument; did you mean 'batch_size'?"),
         (lambda: handler.set_train_loader(data(), sampler=[1], shuffle=True), "sampler option is mutually exclusive"),
         (lambda: handler.set_val_loader(DataLoader(data()), batch_size=3), "a DataLoader has its own batch_size"),
+        (lambda: handler.set_train_loader(data(), batch_size=None), "wanted a whole number; what are batches already"),
         (lambda: handler.set_val_loader(3), r"set_val_loader\(int\): wanted a data set or a loader"),
         (lambda: handler.add_metric("val_x", accuracy), "wanted a word that is not taken, such as 'accuracy'"),
         (lambda: handler.set_early_stopping(0), "set_early_stopping: patience is 0; wanted a number of at least 1"),
@@ -346,7 +426,9 @@ def test_batches_and_losses_of_another_form_are_said() -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     handler = made(lr=1e30)
-    with pytest.raises(TrainingError, match="no checkpoint holds this step"):
+    with pytest.raises(
+        TrainingError, match=r"no checkpoint holds this step\. Lower lr in set_optimizer, or train\(grad"
+    ):
         train(handler, 3)
 
 

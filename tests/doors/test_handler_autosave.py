@@ -150,6 +150,18 @@ def test_its_settings_are_in_the_file(tmp_path: Path) -> None:
     assert there(tmp_path) == ["2.pth", "4.pth"]
 
 
+def test_a_file_has_nothing_written_elsewhere(tmp_path: Path) -> None:
+    train(saving(1, tmp_path / "a", overwrite=True), 1)
+    (tmp_path / "a" / "1.pth").rename(tmp_path / "b.pth")
+    handler = NNHandler.load(tmp_path / "b.pth")
+    give_data(handler)
+    with pytest.warns(UserWarning, match="nothing is saved automatically: .*/a, where that file is not"):
+        train(handler, 1)
+    handler.auto_save(None)
+    train(handler, 1)
+    assert there(tmp_path / "a") == []
+
+
 def test_the_old_file_goes_only_when_the_new_one_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = saving(1, tmp_path, overwrite=True)
     train(handler, 1)

@@ -66,9 +66,12 @@ def test_rank_0_alone_saves(results: list[dict[str, Any]]) -> None:
 def test_an_error_on_one_rank_is_raised_on_all(results: list[dict[str, Any]]) -> None:
     alone, first, second = results
     for one in (alone, first, second):
-        assert len(one["failed"]) == 2
-    saving, loading = zip(first["failed"], second["failed"], strict=True)
+        assert len(one["failed"]) == 3
+    saving, loading, training = zip(first["failed"], second["failed"], strict=True)
     assert saving[0].startswith("SaveError: ")
     assert saving[1] == saving[0].replace("SaveError: ", "SaveError: on rank 0: ")
     assert "only0.pth: is not there" in loading[0]
     assert loading[0].startswith("MissingError: ")
+    # What one process stumbles over alone breaks off what the other waits for.
+    assert training == ("RuntimeError", "IndexError")
+    assert alone["failed"][2] == "IndexError"

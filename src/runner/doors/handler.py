@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.config.calls import call_of, encoded
-from runner.doors import handler_files, handler_loading, handler_settings, handler_training
+from runner.doors import handler_files, handler_loading, handler_schedule, handler_settings, handler_training
 from runner.doors.handler_loading import Asked
 from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_world import placed
@@ -107,16 +107,16 @@ class NNHandler:
         optimizer = optimizer_class(parts.model.parameters(), **kwargs)
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"set_optimizer: made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer")
-        parts.optimizer_node = handler_settings.call_without_first(optimizer_class, parts.model.parameters(), kwargs)
+        parts.optimizer_node = handler_schedule.call_without_first(optimizer_class, parts.model.parameters(), kwargs)
         parts.scheduler_node = parts.scheduler_state = None
         remember(optimizer_class)
         if old is not None:
-            old.optimizer, old.scheduler = optimizer, handler_settings.unscheduled(optimizer)
+            old.optimizer, old.scheduler = optimizer, handler_schedule.unscheduled(optimizer)
             return
         parts.state = TrainState(
             model=parts.model,
             optimizer=optimizer,
-            scheduler=handler_settings.unscheduled(optimizer),
+            scheduler=handler_schedule.unscheduled(optimizer),
             device=parts.device,
             scaler=None,
             ema_decay=None,
@@ -135,19 +135,16 @@ class NNHandler:
         if state is None:
             raise ConfigError("set_scheduler: there is no optimizer yet; call set_optimizer first")
         optimizer, waiting = state.optimizer, parts.scheduler_state
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            if parts.scheduler_node is None:
-                group.pop("initial_lr", None)
-            else:
-                group["lr"] = group.get("initial_lr", group["lr"])
-        scheduler = handler_settings.driven(scheduler_class(optimizer, **kwargs), optimizer)
+        if parts.scheduler_node is not None and not handler_schedule.holds_schedulers(kwargs):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"]
+        scheduler = handler_schedule.driven(scheduler_class(optimizer, **kwargs))
         if waiting is not None and waiting["class"] == scheduler.kind:
             scheduler.load_state_dict(waiting["state"])
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, parts.waiting_rates, strict=True):
                 group["lr"] = rate
         state.scheduler, parts.scheduler_state = scheduler, None
-        parts.scheduler_node = handler_settings.call_without_first(scheduler_class, optimizer, kwargs)
+        parts.scheduler_node = handler_schedule.call_without_first(scheduler_class, optimizer, kwargs)
         remember(scheduler_class)
 
     def set_loss_fn(self, loss_fn: Callable[..., Any], **kwargs: Any) -> None:
@@ -230,7 +227,7 @@ class NNHandler:
             use_amp=use_amp,
             gradient_clipping_norm=gradient_clipping_norm,
             ema_decay=ema_decay,
-            schedule="epoch" if state is None else handler_settings.schedule_of(state.scheduler),
+            schedule="epoch" if state is None else handler_schedule.schedule_of(state.scheduler),
             early_stopping=self.parts.early_stopping,
             device=self.parts.device,
         )

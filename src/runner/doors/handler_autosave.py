@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.naming import LONGEST, name_of
 from runner.checkpoint.policies import SavePolicy, Spending
 from runner.doors.handler_files import DOOR, write
-from runner.doors.handler_settings import AutoSave, Parts, auto_save_of
+from runner.doors.handler_settings import Parts, auto_save_of
 from runner.errors import CheckpointError
 from runner.records import Evaluation, Progress, Record, Saved, SaveStats
 
@@ -31,6 +32,12 @@ class AutoSaves:
         # What is due is counted from here: a training that goes on saves nothing at once.
         self.begun: Progress | None = self.state.progress
         self.saved = self.begun
+        if parts.auto is None and parts.elsewhere is not None:
+            warnings.warn(
+                f"train: nothing is saved automatically: the file that this was loaded from would have it saved in "
+                f"{parts.elsewhere}, where that file is not; call auto_save",
+                stacklevel=4,
+            )
         self.settings = parts.auto or auto_save_of(None, ".", "none", overwrite=False, save_model_code=False)
         self._at_end = False
         self._told: set[str] = set()
@@ -116,6 +123,19 @@ class AutoSaves:
                     path.unlink()
 
 
-def restored_settings(saved: Mapping[str, object] | None) -> AutoSave | None:
-    """The settings in a file."""
-    return None if saved is None else AutoSave(**saved)  # type: ignore[arg-type]
+def restore_settings(parts: Parts, saved: Mapping[str, Any] | None, file: Path) -> None:
+    """The settings in a file. A file may be anybody's: into folders elsewhere it does not have anything written."""
+    if saved is None:
+        return
+    folder = Path(saved["folder"])
+    inside = not folder.is_absolute() and ".." not in folder.parts
+    if not inside and not file.resolve().is_relative_to(folder.resolve()):
+        parts.elsewhere = folder
+        return
+    parts.auto = auto_save_of(
+        saved["interval"],
+        folder,
+        saved["name"],
+        overwrite=saved["overwrite"],
+        save_model_code=saved["save_model_code"],
+    )

@@ -21,7 +21,8 @@ from runner.checkpoint.durable import sync_directory
 from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import CONFIG, Checkpoint
 from runner.checkpoint.single import check_target, save_file
-from runner.doors.handler_settings import Parts, keep_rates
+from runner.doors.handler_schedule import forget_rates, keep_rates
+from runner.doors.handler_settings import Parts
 from runner.doors.handler_world import from_all, together
 from runner.errors import CheckpointError, MissingError
 from runner.records import Progress
@@ -66,6 +67,8 @@ def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
         if not state.own:
             # Between two trainings: what they had when the last one ended.
             tree["own"] = parts.own
+            if parts.scheduler_node is None:
+                forget_rates(state.optimizer)
         if parts.scheduler_state is not None:
             tree["scheduler"] = parts.scheduler_state
     if parts.generators is not None:
@@ -178,7 +181,8 @@ def _remove(path: Path) -> None:
 
 def place_of(path: Path, part: str) -> Path:
     """The file of one part of the set that is called `path`."""
-    return path.with_name(f"{path.name.removesuffix(SUFFIX)}_{part}{SUFFIX}")
+    name = path.stem if path.suffix in (SUFFIX, ".pt", ".zip") else path.name
+    return path.with_name(f"{name}_{part}{SUFFIX}")
 
 
 def part_of(checkpoint: Checkpoint) -> str | None:

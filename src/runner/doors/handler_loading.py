@@ -17,12 +17,13 @@ from runner.config.calls import POSITIONAL, build_call, build_value
 from runner.config.decoding import is_missing
 from runner.doors.container_calls import call_of_config, first_parameter
 from runner.doors.fitting import fit
-from runner.doors.handler_autosave import restored_settings
+from runner.doors.handler_autosave import restore_settings
 from runner.doors.handler_files import DOOR, Content, place_of, read, set_at
-from runner.doors.handler_settings import Loss, Parts, driven, unscheduled
+from runner.doors.handler_schedule import driven, forget_rates, keep_rates, unscheduled
+from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed, together
-from runner.errors import CheckpointError, TrustError
+from runner.errors import CheckpointError, FormatError, RunnerError, TrustError
 from runner.records import Progress
 from runner.runs.saved import SavedModel, read_saved, rebuild
 from runner.training import generators, optimizer_state
@@ -59,7 +60,14 @@ def _load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
             return _of_other(saved, device, asked)
     content = read(path)
     here, _ = placed(_device_of(content) if device is None else device)
-    return _Loading(content, here, asked).parts()
+    try:
+        return _Loading(content, here, asked).parts()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, RunnerError):
+            raise
+        raise FormatError(
+            f"{content.where}: holds no training as a handler writes it ({error!r:.200}); use another file"
+        ) from error
 
 
 def load_weights(model: nn.Module, path: Path, *, strict: bool) -> None:
@@ -153,7 +161,8 @@ class _Loading:
             return
         parts.own = self.saved.get("own", {})
         parts.seed, parts.ema_decay, parts.cut = own["seed"], own["ema_decay"], own["cut"]
-        parts.auto, parts.auto_saved = restored_settings(own["auto_save"]), list(own["auto_saved"])
+        restore_settings(parts, own["auto_save"], self.content.where)
+        parts.auto_saved = list(own["auto_saved"])
         if parts.auto_saved and Path(parts.auto_saved[-1]).name == self.content.where.name:
             # It may have been moved since.
             here = str(self.content.where.absolute())
@@ -208,10 +217,14 @@ class _Loading:
             saved["averaged"] = None
         average(parts, state, None if saved["averaged"] is None else parts.ema_decay)
         waits = self._scheduler(parts, state)
+        if parts.scheduler_node is None or waits:
+            keep_rates(optimizer)
         self._restore(parts, state)
         if waits:
             # The learning rates are those of the file, though who makes them is not there yet.
             optimizer_state.restore(optimizer, parts.model, saved["optimizer"])
+        if parts.scheduler_node is None:
+            forget_rates(optimizer)
 
     def _scheduler(self, parts: Parts, state: TrainState) -> bool:
         """Make the scheduler. True if it cannot be made: what is missing is said, and it waits for `set_scheduler`."""
@@ -230,11 +243,10 @@ class _Loading:
             )
             if "scheduler" not in self.asked.skip:
                 parts.scheduler_node, parts.scheduler_state = node, self.saved["scheduler"]
+                parts.waiting_rates = optimizer_state.rates(self.saved["optimizer"])
             return True
         parts.scheduler_node = node
-        for group in state.optimizer.param_groups:
-            group.pop("initial_lr", None)
-        state.scheduler = driven(self._built_with("scheduler", state.optimizer), state.optimizer)
+        state.scheduler = driven(self._built_with("scheduler", state.optimizer))
         return False
 
     def _restore(self, parts: Parts, state: TrainState) -> None:

@@ -1,28 +1,24 @@
 """What is set on a handler, checked where it is set, and as the engine wants it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from runner.checkpoint.naming import COUNTERS
 from runner.checkpoint.policies import SavePolicy
-from runner.config.calls import call_of
 from runner.config.names import did_you_mean
 from runner.data.batches import AnyBatches, make_batches
-from runner.doors.container_calls import first_parameter
 from runner.errors import ConfigError
 from runner.records import World
 from runner.training.plan import EarlyStopping, Evaluate, Limits, Trainer
-from runner.training.schedule import Constant, CurveScheduler, Scheduler, TorchScheduler
 from runner.training.state import TrainState
 
 _PLAIN = frozenset({"batch_size", "shuffle", "drop_last", "num_workers", "collate_fn", "pin_memory"})
@@ -46,7 +42,9 @@ class Split:
                     f"a loader or sampler of one's own gives whole batches, which cannot be shared out to {world.size} "
                     "processes; give the data set with batch_size, shuffle, drop_last, num_workers, collate_fn"
                 )
-            split = split if isinstance(split, DataLoader) else DataLoader(split, **given)
+            # Whether memory is pinned follows from the device.
+            parts = {name: value for name, value in given.items() if name != "pin_memory"}
+            split = split if isinstance(split, DataLoader) else DataLoader(split, **parts)
         return make_batches(
             split,
             batch_size=given.get("batch_size", 1),
@@ -73,6 +71,10 @@ def split_of(where: str, dataset: Any, arguments: Mapping[str, Any]) -> Split:
         if arguments:
             raise ConfigError(f"{where}: a DataLoader has its own {', '.join(arguments)}; give one or the other")
         return Split(dataset, {})
+    if arguments.get("batch_size", 1) is None and "batch_sampler" not in arguments:
+        raise ConfigError(
+            f"{where}(batch_size=None): wanted a whole number; what are batches already, give as a loader"
+        )
     try:
         # It knows which arguments go together.
         DataLoader(dataset, **arguments)
@@ -166,6 +168,8 @@ class Parts:
     scheduler_node: Mapping[str, Any] | None = None
     scheduler_state: Mapping[str, Any] | None = None
     """Of a scheduler that could not be made from the file: it waits for `set_scheduler`."""
+    waiting_rates: Sequence[float] = ()
+    """The learning rates that it had made."""
     loss: Loss | None = None
     loss_node: Mapping[str, Any] | None = None
     metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -173,6 +177,8 @@ class Parts:
     validation: Split | None = None
     early_stopping: EarlyStopping = field(default_factory=lambda: EarlyStopping(None, 0.0))
     auto: AutoSave | None = None
+    elsewhere: Path | None = None
+    """Where a file would have it save by itself, though that is not where the file is."""
     auto_saved: list[str] = field(default_factory=list)
     """The files that it has saved by itself and not removed, if only the newest is kept."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -188,43 +194,6 @@ class Parts:
     """How the epoch that the training stands in was cut into batches."""
     run: str = ""
     """The same in all the files of a training."""
-
-
-def call_without_first(made: Callable[..., Any], first: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The call as data, without the parameters that an optimizer is given, or the optimizer that a scheduler is."""
-    node = call_of(made, (first,), kwargs)
-    del node[first_parameter(made)]
-    return node
-
-
-def driven(built: Any, optimizer: Optimizer) -> Scheduler:
-    """A scheduler as the engine drives it. ConfigError for what is none."""
-    if isinstance(built, LRScheduler):
-        return TorchScheduler(built)
-    if callable(getattr(built, "factor", None)):
-        return CurveScheduler(optimizer, built)
-    raise ConfigError(f"set_scheduler: made a {type(built).__name__}; wanted one of torch's schedulers")
-
-
-def unscheduled(optimizer: Optimizer) -> Scheduler:
-    """Keeps the learning rates that the groups have now."""
-    keep_rates(optimizer)
-    return CurveScheduler(optimizer, Constant(warmup_steps=0))
-
-
-def keep_rates(optimizer: Optimizer) -> None:
-    """Where no scheduler was set, let the rates of now stay: the user may have changed them."""
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-
-
-def schedule_of(scheduler: Scheduler) -> str:
-    """After what it is stepped: torch's own counts epochs, but for those whose length is counted in steps."""
-    if isinstance(scheduler, CurveScheduler):
-        return "step"
-    if isinstance(scheduler.scheduler, ReduceLROnPlateau):
-        return "evaluation"
-    return "step" if isinstance(scheduler.scheduler, OneCycleLR | CyclicLR) else "epoch"
 
 
 def plan_of(

@@ -18,9 +18,10 @@ from runner.data.data import Data
 from runner.data.position import converted, cut_of
 from runner.doors.handler_autosave import AutoSaves
 from runner.doors.handler_objective import PairObjective
-from runner.doors.handler_settings import Loss, Parts, keep_rates, schedule_of
-from runner.doors.handler_world import begin_alike, from_all
-from runner.errors import ConfigError, DataError, ResumeError
+from runner.doors.handler_schedule import forget_rates, keep_rates, schedule_of
+from runner.doors.handler_settings import Loss, Parts
+from runner.doors.handler_world import begin_alike, from_all, none_left_behind
+from runner.errors import ConfigError, DataError, ResumeError, TrainingError
 from runner.records import Ended, Epoch, Evaluation, Monitor, Record, Started
 from runner.runs.loop import Loop, Stop
 from runner.runs.observers.progress import ProgressDisplay
@@ -51,7 +52,7 @@ def train(
     objective = PairObjective(loss, parts.metrics)
     if isinstance(loss.function, nn.Module):
         loss.function.to(device)
-    with ExitStack() as ending:
+    with none_left_behind(world), ExitStack() as ending:
         batches = split.batches(seed=seed, world=world, device=device, resumable=True)
         ending.callback(batches.close)
         validation = None
@@ -87,6 +88,10 @@ def train(
             ).run()
             state.check_finite()
             observe(Ended(state.progress, stop.outcome, stop.reason))
+        except TrainingError as error:
+            # The engine's advice names keys of a config.
+            what, _, _ = str(error).partition(". Lower ")
+            raise TrainingError(f"{what}. Lower lr in set_optimizer, or train(gradient_clipping_norm=...)") from error
         finally:
             _leave(parts, state)
     if stop.reason == "early_stopping" and state.progress.step == before.step:
@@ -198,6 +203,8 @@ def _leave(parts: Parts, state: TrainState) -> None:
     parts.own = own | ({} if state.batches_state is None else {"batches": state.batches_state})
     parts.generators = generators.capture()
     state.own, state.batches_state = {}, None
+    if parts.scheduler_node is None:
+        forget_rates(state.optimizer)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from runner.config.nodes import device_of
 from runner.errors import RunnerError
 from runner.records import World
 from runner.training.module_state import transient
+
+PATIENCE = timedelta(seconds=20)
+"""How long a process that has failed waits for the others to fail, too."""
 
 
 def placed(device: str | torch.device) -> tuple[torch.device, World]:
@@ -65,6 +69,28 @@ def together(world: World) -> Iterator[None]:
             if isinstance(kind, type) and issubclass(kind, RunnerError):
                 raise kind(f"on rank {rank}: {message}")
             raise RunnerError(f"on rank {rank}: {name}: {message}")
+
+
+@contextmanager
+def none_left_behind(world: World) -> Iterator[None]:
+    """Work that the processes do step by step together: where one fails alone, the others fail, too.
+
+    They would wait for it otherwise. It looks whether the others have failed as well; if not, it leaves their group,
+    so that what they wait for is broken off. Then the group is gone: the processes have to be started again.
+    """
+    if world.size == 1:
+        yield
+        return
+    apart = dist.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield
+    except BaseException:
+        try:
+            dist.barrier(apart)
+        except RuntimeError:
+            _leave()
+        raise
+    dist.destroy_process_group(apart)
 
 
 def from_all(world: World, value: Any) -> list[Any]:
