@@ -5,7 +5,7 @@ One reader for `runner.load` and the Python doors: `read_saved` opens anything, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -102,11 +102,12 @@ def of_checkpoint(checkpoint: Checkpoint, weights: str = "raw") -> SavedModel:
         checkpoint.config,
         model_tensors(checkpoint, weights),
         checkpoint,
-        _metadata(checkpoint),
+        metadata_of(checkpoint),
     )
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+def metadata_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the user noted beside the state, as JSON has it; {} where nobody did."""
     if METADATA not in checkpoint.manifest.files:
         return {}
     try:
@@ -153,10 +154,8 @@ def fit(
     """
     from runner.training.loading import load_weights
 
-    if tensors.keys() != model.state_dict().keys():
-        tensors = bare_names(tensors)
     try:
-        load_weights(model, tensors)
+        load_weights(model, bare_names(tensors, model.state_dict().keys()))
     except CheckpointError as error:
         on_top = f" with {' '.join(overrides)}" if overrides else ""
         causes = [] if checkpoint is None else sources_of(checkpoint, ["model"])
@@ -226,10 +225,17 @@ def _stored_source(saved: SavedModel) -> list[str]:
     return [f"the source that it was saved with is in it: runs show {saved.where} --source"] if names else []
 
 
-def bare_names(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Tensors by the model's own names, without what data parallelism and compilation put before every one of them."""
-    bare = dict(tensors)
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if bare and all(name.startswith(prefix) for name in bare):
-            bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
-    return bare
+def bare_names(tensors: "Mapping[str, Tensor]", wanted: Collection[str]) -> "Mapping[str, Tensor]":
+    """Tensors without as much of what wrappers put before every name as makes most of the names `wanted` ones."""
+    stages = [tensors]
+    while prefix := next((one for one in _WRAPPERS if _all_begin(stages[-1], one)), None):
+        stages.append({name.removeprefix(prefix): tensor for name, tensor in stages[-1].items()})
+    return max(stages, key=lambda one: len(one.keys() & wanted))
+
+
+def _all_begin(names: Collection[str], prefix: str) -> bool:
+    return bool(names) and all(name.startswith(prefix) for name in names)
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What data parallelism and compilation put there."""
