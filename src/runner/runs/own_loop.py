@@ -10,6 +10,7 @@ first = restored.progress.step
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from runner.checkpoint.contents import STATE, parse_state
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.matching import match
 from runner.errors import CheckpointError, ConfigError
-from runner.quantities import position
 from runner.records import Progress
+from runner.runs.foreign_state import optimizer_as_ours, prefix_of, scheduler_problem
 from runner.runs.initial import differences, specs_of, tied
-from runner.runs.saved import opened
+from runner.runs.restorable import Restorable, read_restorable
 from runner.training import generators as all_generators
 from runner.training import optimizer_state
 from runner.training.module_state import bare, load_transient, transient
@@ -37,27 +37,25 @@ from runner.training.schedule import CurveScheduler, TorchScheduler
 class Restored:
     """What `restore` has done. As text, a line for each part."""
 
-    checkpoint: Checkpoint
+    where: Path
+    """The checkpoint, or the file."""
+    position: str
+    """Where the training stood, as far as that is told: `step 40, epoch 1`."""
+    progress: Progress
+    """How far the training had come. Of a file of another program, the counts that stand in it."""
+    metrics: Mapping[str, float]
+    """The scores of that step. Of a file of another program, the other numbers beside its weights."""
     loaded: tuple[str, ...]
     """What is now as it was saved, a line each."""
     left_out: tuple[str, ...]
     """What the checkpoint has or was asked for, and is not, a line each."""
-
-    @property
-    def progress(self) -> Progress:
-        """How far the training had come."""
-        return self.checkpoint.progress
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """The scores of that step."""
-        return self.checkpoint.metrics
+    checkpoint: Checkpoint | None
+    """None for a file of another program."""
 
     def __str__(self) -> str:
-        at = self.progress
         return "\n".join(
             [
-                f"restored from {self.checkpoint.path}, {position(at.step, at.epoch, at.batch)}",
+                ", ".join([f"restored from {self.where}", *([self.position] if self.position else [])]),
                 *(f"  {line}" for line in self.loaded),
                 *(f"  left out: {line}" for line in self.left_out),
             ]
@@ -83,6 +81,9 @@ def restore(
     process, of python, numpy and torch; restored last. Data parallelism and compilation around a model make no
     difference.
 
+    `path` may be a file of another program, say the tutorial's dict or Lightning's .ckpt. Nothing in it is run. State
+    of its optimizer has no names, and goes by the order of the parameters, once groups and shapes are the same.
+
     With `strict`, what does not fit is refused, naming tensors and shapes, and nothing is changed; without, what fits
     is loaded, and the rest is said. Raises CheckpointError, ConfigError.
     """
@@ -93,38 +94,43 @@ def restore(
     given = [name for name, value in parts.items() if value is not None] + (["generators"] if generators else [])
     if not given:
         raise ConfigError(f"restore({str(path)!r}): nothing to restore into; give model=..., optimizer=..., or others")
-    checkpoint = opened(path, which)
-    saved = checkpoint.state([*given, *(["transient"] if model is not None else [])])
-    # A file that one of the Python doors wrote has what there was.
-    lacking = [name for name in ("optimizer", "scheduler", "generators") if name in given and saved.get(name) is None]
-    plan = _Plan(saved, problems=[f"{name}: the checkpoint has none" for name in lacking])
+    content = read_restorable(path, which, given)
+    plan = _Plan(content)
     if model is not None:
         plan.model(bare(model))
-    if optimizer is not None and model is not None and "optimizer" not in lacking:
+    if optimizer is not None and model is not None:
         plan.optimizer(optimizer, bare(model))
-    if scheduler is not None and "scheduler" not in lacking:
+    if scheduler is not None:
         plan.scheduler(scheduler)
     if scaler is not None:
         plan.scaler(scaler)
     if averaged is not None:
         plan.averaged(averaged)
-    if generators and "generators" not in lacking:
+    if generators:
         plan.generators()
     if plan.problems and strict:
         more = "give objects like those that were saved, or strict=False to load what fits"
-        raise CheckpointError("\n".join([f"{checkpoint.path}: {line}" for line in plan.problems] + [more]))
+        raise CheckpointError("\n".join([f"{content.where}: {line}" for line in plan.problems] + [more]))
     for step in plan.steps:
         step()
-    unasked = [name for name in _parts_in(checkpoint) if name not in given]
+    unasked = [name for name in content.parts if name not in given]
     asked = [f"{', '.join(unasked)}: not asked for"] if unasked else []
-    return Restored(checkpoint, tuple(plan.loaded), (*plan.problems, *plan.notes, *asked))
+    return Restored(
+        content.where,
+        content.position,
+        content.progress,
+        content.metrics,
+        tuple(plan.loaded),
+        (*plan.problems, *plan.notes, *asked, *content.notes),
+        content.checkpoint,
+    )
 
 
 @dataclass
 class _Plan:
     """What is to be loaded, found out part by part before anything is changed."""
 
-    saved: Mapping[str, Any]
+    content: Restorable
     steps: list[Callable[[], object]] = field(default_factory=list)
     """What to call, in this order: the generators last, because building optimizer state may draw random numbers."""
     loaded: list[str] = field(default_factory=list)
@@ -133,18 +139,32 @@ class _Plan:
     notes: list[str] = field(default_factory=list)
     """What cannot be restored on this machine, known once it has been tried."""
     fitting: frozenset[str] = frozenset()
-    """The names of the saved tensors that fit the model."""
+    """The names of the model's tensors that are loaded, or all if there are no weights in the file."""
+
+    @property
+    def saved(self) -> Mapping[str, Any]:
+        return self.content.saved
+
+    def _has(self, part: str) -> bool:
+        """Whether the part is in the file; it is a problem if not."""
+        # A scaler that is not enabled has an empty state.
+        if self.saved.get(part) not in (None, {}) or (part == "model" and "model" in self.saved):
+            return True
+        self.problems.append(f"{part}: {self.content.why_not(part)}")
+        return False
 
     def model(self, model: nn.Module) -> None:
+        if not self._has("model"):
+            self.fitting = frozenset(model.state_dict())
+            return
         tensors = self._fitting_tensors(f"model {type(model).__name__}", self.saved["model"], model)
-        self.fitting = frozenset(tensors.values())
+        self.fitting = frozenset(tensors)
         self._load_module(model, self.saved, tensors)
 
     def averaged(self, averaged: AveragedModel) -> None:
-        saved = self.saved.get("averaged")
-        if saved is None:
-            self.problems.append("averaged: the checkpoint has no averaged weights")
+        if not self._has("averaged"):
             return
+        saved = self.saved["averaged"]
         module = bare(averaged.module)
         self._load_module(module, saved, self._fitting_tensors("averaged weights", saved["model"], module))
         self.steps.append(lambda: averaged.n_averaged.copy_(saved["count"]))
@@ -153,7 +173,9 @@ class _Plan:
         """The module's name of each tensor that can be loaded, and its saved name."""
         live = module.state_dict()
         try:
-            matching = match(specs_of(saved), specs_of(live), rename={}, tied=tied(live))
+            prefix = prefix_of(saved, live)
+            rename = {prefix: ""} if prefix else {}
+            matching = match(specs_of(saved), specs_of(live), rename=rename, tied=tied(live))
         except ValueError as error:
             self.problems += [f"{what}: {line}" for line in str(error).splitlines()]
             return {}
@@ -162,7 +184,8 @@ class _Plan:
         total = len(matching.loaded) + len(matching.missing) + len(matching.mismatched)
         count = f"{total}" if len(matching.loaded) == total else f"{len(matching.loaded)} of {total}"
         cast = f", {len(matching.cast)} of them cast from {', '.join(casts)}" if casts else ""
-        self.loaded.append(f"{what}: {count} tensors{cast}")
+        without = f", by their names without {prefix!r}" if prefix else ""
+        self.loaded.append(f"{what}: {count} tensors{without}{cast}")
         # What a module keeps beside its tensors has its place in a state dict, too.
         extra = {name: name for name, value in saved.items() if not isinstance(value, Tensor) and name in live}
         return {**matching.loaded, **extra}
@@ -171,13 +194,13 @@ class _Plan:
         values = {name: saved["model"][source] for name, source in tensors.items()}
         self.steps.append(lambda: module.load_state_dict(values, strict=False))
         if transient(module) and saved.get("transient") is None:
-            self.notes.append(f"the transient buffers of {type(module).__name__}: the checkpoint has none")
+            self.notes.append(f"the transient buffers of {type(module).__name__}: the {self.content.kind} has none")
         elif transient(module):
             device = next((value.device for value in module.state_dict().values() if isinstance(value, Tensor)), None)
             self.steps.append(lambda: load_transient(module, saved["transient"], device or torch.device("cpu")))
 
     def optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
-        saved, live = self.saved["optimizer"], optimizer_state.qualified_name(optimizer)
+        live = optimizer_state.qualified_name(optimizer)
         names = {parameter: name for name, parameter in model.named_parameters()}
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         foreign = sum(parameter not in names for parameter in trained)
@@ -186,6 +209,14 @@ class _Plan:
                 f"restore(optimizer=...): {foreign} of its {len(trained)} parameters are not in the model, and have no "
                 "names; give the model that it trains"
             )
+        if not self._has("optimizer"):
+            return
+        saved = self.saved["optimizer"]
+        if "param_groups" in saved:
+            saved, problems = optimizer_as_ours(saved, optimizer, model)
+            self.problems += [f"optimizer: {line}" for line in problems]
+            if not saved:
+                return
         if saved["class"] != live:
             self.problems.append(f"optimizer: {saved['class']} was saved, and this is a {live}")
             return
@@ -211,8 +242,16 @@ class _Plan:
         return {**saved, "state": kept}
 
     def scheduler(self, scheduler: LRScheduler | CurveScheduler | TorchScheduler) -> None:
+        if not self._has("scheduler"):
+            return
         driven = scheduler if isinstance(scheduler, CurveScheduler | TorchScheduler) else TorchScheduler(scheduler)
         saved = self.saved["scheduler"]
+        if "class" not in saved:
+            problem = scheduler_problem(saved, driven.state_dict(), type(scheduler).__name__)
+            if problem is not None:
+                self.problems.append(f"scheduler: {problem}")
+                return
+            saved = {"class": driven.kind, "state": saved}
         if saved["class"] != driven.kind:
             self.problems.append(f"scheduler: {saved['class']} was saved, and this is a {driven.kind}")
             return
@@ -220,15 +259,18 @@ class _Plan:
         self.loaded.append(f"scheduler {type(scheduler).__name__}")
 
     def scaler(self, scaler: GradScaler) -> None:
-        saved = self.saved.get("scaler")
-        if not saved or not scaler.is_enabled():
-            whose = "the scaler is not enabled" if saved else "the checkpoint has no gradient scaler"
-            self.problems.append(f"scaler: {whose}")
+        if not self._has("scaler"):
             return
+        if not scaler.is_enabled():
+            self.problems.append("scaler: the scaler is not enabled")
+            return
+        saved = self.saved["scaler"]
         self.steps.append(lambda: scaler.load_state_dict(saved))
         self.loaded.append("gradient scaler")
 
     def generators(self) -> None:
+        if not self._has("generators"):
+            return
         self.steps.append(lambda: self.notes.extend(all_generators.restore(self.saved["generators"])))
         self.loaded.append("random generators")
 
@@ -248,13 +290,6 @@ def _check_kinds(parts: Mapping[str, object]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _parts_in(checkpoint: Checkpoint) -> list[str]:
-    """The parts that a checkpoint holds and that can be restored."""
-    state = parse_state(checkpoint.document(STATE), checkpoint.path / STATE)
-    known = ("model", "optimizer", "scheduler", "scaler", "averaged", "generators")
-    return [name for name in known if state.get(name) is not None]
 
 
 def _listed(names: Sequence[str]) -> str:
