@@ -14,7 +14,9 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from runner import NNHandler
-from runner.errors import ConfigError, TrainingError
+from runner.doors.handler_settings import split_of
+from runner.errors import ConfigError, ResumeError, TrainingError
+from runner.records import World
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -332,6 +334,84 @@ def test_an_interrupt_ends_it_after_the_step_saved_and_the_rest_follows_exactly(
     train(loaded, 2)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name]), name
+
+
+def interrupted(folder: Path) -> Path:
+    """A file in the middle of the second epoch, after two of its four batches of 8."""
+    handler = made()
+    handler.auto_save(-1, folder, "stopped")
+    calls: list[int] = []
+
+    def once(outputs: Any, targets: Any) -> float:
+        calls.append(1)
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    handler.add_metric("accuracy", once)
+    with pytest.raises(KeyboardInterrupt):
+        train(handler, 2, validate_every=0)
+    return folder / "stopped.pth"
+
+
+def test_an_unfinished_epoch_goes_on_with_batches_of_another_size(tmp_path: Path) -> None:
+    handler = NNHandler.load(interrupted(tmp_path))
+    give_data(handler, batch_size=4)
+    handler.auto_save(None)
+    with pytest.warns(UserWarning, match="train: the position: batch 2 of 8 samples is batch 4 of 4"):
+        train(handler, 1)
+    assert handler.parts.state.progress.samples == 52
+
+
+def test_an_unfinished_epoch_wants_the_loader_that_it_was_read_by(tmp_path: Path) -> None:
+    handler = NNHandler.load(interrupted(tmp_path))
+    give_data(handler)
+    streamed(handler)
+    with pytest.raises(ResumeError, match="was read by a loader of another kind"):
+        train(handler, 1)
+
+
+class Counting(nn.Module):
+    """A loss that changes while it is used."""
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(size))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return nn.functional.cross_entropy(outputs, targets) * (1 + self.calls.mean() / 100)
+
+
+def test_what_a_loss_remembers_goes_on_and_a_new_one_begins_as_it_is(tmp_path: Path) -> None:
+    def counted(size: int = 1) -> NNHandler:
+        handler = made()
+        handler.set_loss_fn(Counting(size))
+        return handler
+
+    whole, half = train(counted(), 2), train(counted(), 1)
+    half.save(tmp_path / "a.pth")
+    for loss, fits in ((Counting(), True), (Counting(2), False)):
+        again = NNHandler.load(tmp_path / "a.pth")
+        give_data(again)
+        again.set_loss_fn(loss)
+        if fits:
+            assert_equal(whole, train(again, 1))
+        else:
+            with pytest.raises(ResumeError, match="the state of the loss that was saved does not fit Counting"):
+                train(again, 1)
+    weighted_loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    half.set_loss_fn(weighted_loss)
+    train(half, 1)
+    half.set_loss_fn(nn.CrossEntropyLoss(weight=torch.ones(3)))
+    train(half, 1)
+    assert torch.equal(half.parts.loss.function.weight, torch.ones(3))
+
+
+def test_several_processes_share_out_no_loader_of_ones_own() -> None:
+    split = split_of("set_train_loader", DataLoader(data()), {})
+    with pytest.raises(ConfigError, match="which cannot be shared out to 2 processes; give the data set"):
+        split.batches(seed=0, world=World(0, 2), device=torch.device("cpu"), resumable=True)
 
 
 def test_a_loss_is_a_module_a_function_with_arguments_or_a_class_with_its(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The handler's files: whole or not there, in one or split, and what is said of what does not fit."""
 
+import importlib
+import json
 import os
 import sys
 import warnings
@@ -16,9 +18,10 @@ from torch.optim import lr_scheduler
 import runner
 from runner import NNHandler
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.single import save_file
 from runner.doors import handler_training
 from runner.doors.handler_settings import plan_of
-from runner.errors import CheckpointError, ConfigError, MissingError, SaveError, TrustError
+from runner.errors import CheckpointError, ConfigError, MissingError, RunnerError, SaveError, TrustError
 from runner.handler import save_multi_files, save_multi_from_single, save_single_file, save_single_from_multi
 
 sys.path.append(str(Path(__file__).parent))
@@ -240,8 +243,6 @@ def test_a_gradient_scaler_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def _change(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Rewrite the weights of a file, as if it came from a class with other names."""
-    from runner.checkpoint.single import save_file
-
     checkpoint = Checkpoint.open(path)
     state = checkpoint.state()
     documents = {"config.json": checkpoint.document("config.json")}
@@ -328,6 +329,49 @@ def test_a_file_names_no_class_that_this_user_has_not_handed_over(
     assert_equal(trained, NNHandler.load(tmp_path / "a.pth", trust=["handler_nets"]))
     moved = NNHandler.load(tmp_path / "a.pth", moved={"handler_nets.Net": Net})
     assert_equal(trained, moved)
+
+
+def test_the_source_in_a_file_is_named_where_its_class_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone_nets.py").write_text("import torch\n\n\nclass Gone(torch.nn.Linear):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    gone = importlib.import_module("gone_nets")
+    NNHandler(gone.Gone, in_features=2, out_features=1).save(tmp_path / "a.pth", save_model_code=True)
+    del gone.Gone
+    with pytest.raises(TrustError, match=r"(?s)gone_nets\.Gone.*the source that it was saved with is in it"):
+        NNHandler.load(tmp_path / "a.pth", trust=["gone_nets"])
+    moved = NNHandler.load(tmp_path / "a.pth", moved={"gone_nets.Gone": "torch.nn.Linear"})
+    assert type(moved.model) is nn.Linear
+
+
+NONSENSE: tuple[Any, ...] = (None, 3, "x", [], {}, [[]], {"x": {"y": None}}, torch.ones(2))
+
+
+def test_files_of_nonsense_are_refused_in_words(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth")
+    checkpoint = Checkpoint.open(tmp_path / "a.pth")
+    state, config = checkpoint.state(), checkpoint.config
+    places = [("state", key) for key in state] + [("config", key) for key in config]
+    places += [("handler", key) for key in state["handler"]]
+    refused = 0
+    for kind, key in places:
+        for value in NONSENSE:
+            changed = {"state": dict(state), "config": dict(config)}
+            if kind == "handler":
+                changed["state"]["handler"] = {**state["handler"], key: value}
+            elif kind == "config" and isinstance(value, torch.Tensor):
+                continue
+            else:
+                changed[kind][key] = value
+            text = json.dumps({"config": changed["config"], "overrides": []}).encode()
+            save_file(tmp_path / "b.pth", changed["state"], documents={"config.json": text}, facts={})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    NNHandler.load(tmp_path / "b.pth")
+                except RunnerError as error:
+                    assert "b.pth" in str(error), (kind, key, value)
+                    refused += 1
+    assert refused > 100
 
 
 def test_a_file_of_another_door_begins_a_training(tmp_path: Path) -> None:

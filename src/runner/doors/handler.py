@@ -1,7 +1,7 @@
 """`NNHandler`: a model, what trains it, its training and its files, behind one object.
 
 Thin: it keeps what was set (handler_settings.py), trains with the engine's own loop (handler_training.py), and saves
-and loads checkpoints (handler_files.py, handler_loading.py). Under torchrun every process makes the same calls.
+and loads checkpoints (handler_files.py, handler_rebuilding.py). Under torchrun every process makes the same calls.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from runner.config.calls import call_of, encoded
 from runner.doors import handler_files, handler_loading, handler_schedule, handler_settings, handler_training
-from runner.doors.handler_loading import Asked
+from runner.doors.handler_rebuilding import Asked
 from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_world import placed
 from runner.errors import ConfigError
@@ -51,6 +51,9 @@ class NNHandler:
     def model(self, network: nn.Module) -> None:
         if bare(network) is not self.parts.model:
             raise ConfigError("handler.model = ...: that is another model; make a new NNHandler for it")
+        while isinstance(network, nn.parallel.DistributedDataParallel):
+            # The gradients of several processes are summed up as it is.
+            network = network.module
         self.parts.network = network
 
     @property
@@ -149,7 +152,11 @@ class NNHandler:
 
     def set_loss_fn(self, loss_fn: Callable[..., Any], **kwargs: Any) -> None:
         """The mean loss of (outputs, targets): a module, a function with its further arguments, or a class with its."""
-        self.parts.loss = Loss(loss_fn, kwargs)
+        loss = Loss(loss_fn, kwargs)
+        if self.parts.loss is not None and "objective" in self.parts.own:
+            # Another one than before: it begins as it is.
+            self.parts.own = {**self.parts.own, "objective": {**self.parts.own["objective"], "loss": None}}
+        self.parts.loss = loss
         arguments = {name: encoded(value) for name, value in kwargs.items()}
         self.parts.loss_node = {"function": encoded(loss_fn), "arguments": arguments}
         remember(loss_fn if isinstance(loss_fn, type) or not isinstance(loss_fn, nn.Module) else type(loss_fn))

@@ -53,6 +53,8 @@ class Content:
     facts: Mapping[str, Any]
     progress: Progress
     metrics: Mapping[str, float]
+    file: Checkpoint | None = None
+    """The one with the model in it; None where it is not written yet."""
 
 
 def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
@@ -225,6 +227,7 @@ def _read_set(path: Path) -> Content:
     names = rest.manifest.facts.get(_PARTS)
     state: dict[str, Any] = {}
     documents: dict[str, bytes] = {}
+    model = rest
     for name in names if isinstance(names, list) else [_REST]:
         file = place_of(path, name)
         if not file.is_file():
@@ -235,17 +238,25 @@ def _read_set(path: Path) -> Content:
                 f"{file}: is of another save than {rest.path.name}; a save was broken off, or files were mixed; "
                 "use the files of one save"
             )
+        model = part if name == "model" else model
         state |= part.state()
         documents |= _documents(part)
     content = _content(path, rest, state)
     facts = {key: value for key, value in content.facts.items() if key not in (_SET, _PART, _PARTS)}
-    return Content(path, state, content.config, documents, facts, content.progress, content.metrics)
+    return Content(path, state, content.config, documents, facts, content.progress, content.metrics, model)
 
 
 def _content(path: Path, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Content:
     manifest = checkpoint.manifest
     return Content(
-        path, state, checkpoint.config, _documents(checkpoint), manifest.facts, manifest.progress, manifest.metrics
+        path,
+        state,
+        checkpoint.config,
+        _documents(checkpoint),
+        manifest.facts,
+        manifest.progress,
+        manifest.metrics,
+        checkpoint,
     )
 
 

@@ -1,7 +1,7 @@
 """What a handler makes small: the loss between outputs and targets, and the metrics beside it, also while it trains."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from runner.doors.handler_world import summed
 from runner.errors import ConfigError, ResumeError
 from runner.records import World
 from runner.training.objective import Metric, Sum, num_samples
+from runner.training.optimizer_state import qualified_name
 
 
 class PairObjective:
@@ -52,19 +53,21 @@ class PairObjective:
     def state_dict(self) -> dict[str, Any]:
         sums = {name: [float(total), float(count)] for name, (total, count) in self._sums.items()}
         own = self._loss.function
-        return {"sums": sums, "loss": own.state_dict() if isinstance(own, nn.Module) else {}}
+        kept = {"class": qualified_name(own), "state": own.state_dict()} if _remembers(own) else None
+        return {"sums": sums, "loss": kept}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         self._sums |= {name: list(pair) for name, pair in state["sums"].items() if name in self._sums}
-        own = self._loss.function
-        if isinstance(own, nn.Module):
-            try:
-                own.load_state_dict(state["loss"])
-            except RuntimeError as error:
-                raise ResumeError(
-                    f"set_loss_fn: the state of the loss that was saved does not fit {type(own).__name__} ({error}); "
-                    "set the loss that it was trained with"
-                ) from error
+        own, saved = self._loss.function, state["loss"]
+        if saved is None or not _remembers(own) or saved["class"] != qualified_name(own):
+            return
+        try:
+            own.load_state_dict(saved["state"])
+        except RuntimeError as error:
+            raise ResumeError(
+                f"set_loss_fn: the state of the loss that was saved does not fit {type(own).__name__} "
+                f"({' '.join(str(error).split())}); set the loss that it was trained with"
+            ) from error
 
     def _add(self, outputs: Any, batch: Any) -> None:
         with torch.no_grad():
@@ -86,6 +89,11 @@ class _Summed:
         if isinstance(value, Tensor) and value.device.type != "mps":
             value = value.double()
         return value * count, count
+
+
+def _remembers(loss: Any) -> TypeGuard[nn.Module]:
+    """Whether a loss may change while it is used. What torch's own keep are settings, which are set with them."""
+    return isinstance(loss, nn.Module) and not type(loss).__module__.startswith("torch.")
 
 
 def _pair(batch: Any) -> Sequence[Any]:

@@ -40,7 +40,7 @@ def placed(device: str | torch.device) -> tuple[torch.device, World]:
     if not dist.is_available():
         return here, World()
     if not dist.is_initialized() and size > 1:
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
     return here, World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
