@@ -1,9 +1,11 @@
 """Weights of a checkpoint for other programs, read by those programs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 import runner
 from runner.checkpoint.interop import read_weights
 from runner.runs.export import export
+from runner.runs.restorable import read_restorable
 
 SECRET = "sk-abcdefghijklmnopqrstuvwxyz"
 
@@ -127,6 +130,82 @@ def test_frozen_and_tied_tensors_are_all_there(short, tmp_path: Path, monkeypatc
         export(checkpoint, Path(name))
         found = dict(read_weights(Path(name)).tensors)
         assert same(found, checkpoint.tensors()) and torch.equal(found["a.weight"], found["b.weight"])
+
+
+class Net(nn.Linear):
+    pass
+
+
+def test_what_has_no_optimizer_is_exported_without_its_state(
+    messages: Callable[[], list[str]],
+) -> None:
+    net = runner.save_load()(Net)(2, 2)
+    net.save("net.pth")
+    export(runner.Checkpoint.open("net.pth"), Path("a.pt"))
+    assert messages()[-1] == "a.pt: has no optimizer_state_dict: net.pth: optimizer: the checkpoint has none"
+    values = torch.load("a.pt", weights_only=True)
+    assert list(values) == ["epoch", "model_state_dict", "loss"] and (values["epoch"], values["loss"]) == (0, None)
+    assert same(values["model_state_dict"], net.state_dict())
+    said = len(messages())
+    export(runner.Checkpoint.open("net.pth"), Path("a.safetensors"))
+    assert len(messages()) == said and same(load_file("a.safetensors"), net.state_dict())
+
+
+def test_a_container_s_epoch_and_loss_are_in_its_metadata() -> None:
+    container = runner.ModelContainer()
+    model, optimizer, _ = container.initialize(
+        nn.Linear, {"in_features": 2, "out_features": 2}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}
+    )
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    path = container.save(".", epoch=7, loss=0.25, note="good")
+    export(runner.Checkpoint.open(path), Path("a.pt"))
+    values = torch.load("a.pt", weights_only=True)
+    assert (values["epoch"], values["loss"]) == (7, 0.25)
+    fresh = nn.Linear(2, 2)
+    other = torch.optim.SGD(fresh.parameters(), lr=1.0)
+    other.load_state_dict(values["optimizer_state_dict"])
+    assert repr(other.state_dict()) == repr(optimizer.state_dict())
+    restored = runner.restore(path, model=fresh, optimizer=other)
+    assert (restored.position, restored.progress.epoch, restored.metrics) == ("epoch 7", 7, {"loss": 0.25})
+    export(runner.Checkpoint.open(path), Path("a.safetensors"))
+    with safe_open("a.safetensors", "pt") as file:
+        assert file.metadata()["runner.epoch"] == "7" and json.loads(file.metadata()["runner.metrics"]) == {
+            "loss": "0.25"
+        }
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_what_another_program_wrote_is_exported(name: str, messages: Callable[[], list[str]]) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    states = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save({"epoch": 2, "global_step": 8, "loss": torch.tensor(0.5), **states}, "theirs.ckpt")
+    export(read_restorable("theirs.ckpt", "latest", []), Path(name))
+    assert messages() == [] and same(dict(read_weights(Path(name)).tensors), model.state_dict())
+    if name == "a.pt":
+        values = torch.load(name, weights_only=True)
+        assert (values["epoch"], values["loss"]) == (2, 0.5)
+        assert repr(values["optimizer_state_dict"]) == repr(optimizer.state_dict())
+    else:
+        with safe_open(name, "pt") as file:
+            assert file.metadata()["runner.step"] == "8"
+    with pytest.raises(runner.CheckpointError, match=r"theirs\.ckpt: has no averaged weights that are known as such"):
+        export(read_restorable("theirs.ckpt", "latest", []), Path(f"averaged {name}"), weights="averaged")
+
+
+def test_state_that_was_not_built_is_not_exported(messages: Callable[[], list[str]]) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = np.float64(0.1)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "theirs.pt")
+    export(read_restorable("theirs.pt", "latest", []), Path("a.pt"))
+    assert list(torch.load("a.pt", weights_only=True)) == ["epoch", "model_state_dict", "loss"]
+    assert (
+        "theirs.pt: optimizer: optimizer in the file holds what was not built, say numbers of NumPy" in messages()[-1]
+    )
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a", "a.ckpt"])

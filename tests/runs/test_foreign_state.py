@@ -317,7 +317,7 @@ def test_of_several_optimizers_none_is_guessed() -> None:
     parts = made()
     torch.save(tutorial(parts, discriminator=parts[1].state_dict()), FILE)
     with pytest.raises(
-        runner.CheckpointError, match=r"the file has several states \(optimizer_state_dict, discriminator\), and which"
+        runner.CheckpointError, match=r"the file has several \(optimizer_state_dict, discriminator\), and which of them"
     ):
         runner.restore(FILE, model=parts[0], optimizer=parts[1])
     assert "optimizer: not asked for" in runner.restore(FILE, model=parts[0]).left_out
@@ -331,10 +331,10 @@ def test_what_was_not_built_is_not_taken_for_a_state() -> None:
     torch.save({"model": model.state_dict(), "o": optimizer.state_dict(), "s": scheduler.state_dict()}, FILE)
     with pytest.raises(runner.CheckpointError) as caught:
         runner.restore(FILE, model=model, optimizer=sgd(model), scheduler=StepLR(optimizer, 1))
-    assert "optimizer: its state in the file holds what was not built, say numbers of NumPy; in the" in str(
+    assert "optimizer: o in the file holds what was not built, say numbers of NumPy; in the program that" in str(
         caught.value
     )
-    assert "scheduler: its state in the file holds what was not built, say numbers of NumPy; in the" in str(
+    assert "scheduler: s in the file holds what was not built, say numbers of NumPy; in the program that" in str(
         caught.value
     )
 

@@ -10,7 +10,12 @@ from runner.quantities import size
 
 
 def export_weights(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, RUN@best, RUN@step=N, or a run's newest.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A checkpoint, RUN@best, RUN@step=N, a run's newest, or any file with weights."
+        ),
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file: *.safetensors, *.pt or *.pth.")],
     weights: Annotated[
         str, typer.Option("--weights", help="raw, or averaged (of a run with trainer.ema_decay).")
@@ -22,8 +27,18 @@ def export_weights(
     model_state_dict, optimizer_state_dict, loss); torch.load(FILE, weights_only=True) reads it. Its optimizer's state
     is for an optimizer of the parameters that were trained, in the model's order.
     """
-    checkpoint = found_checkpoint(path)
+    foreign = _is_foreign(Path(path))
+    checkpoint = None if foreign else found_checkpoint(path)
     from runner.runs.export import export
+    from runner.runs.restorable import read_restorable
 
-    written = export(checkpoint, file, weights=weights)
-    print(f"exported {file}  {size(written)}  {weights} weights of step {checkpoint.step}")
+    written = export(checkpoint or read_restorable(path, "latest", []), file, weights=weights)
+    what = f"step {checkpoint.step}" if checkpoint is not None and checkpoint.step else path
+    print(f"exported {file}  {size(written)}  {weights} weights of {what}")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is there that this program has not written as a checkpoint."""
+    from runner.checkpoint.interop import is_ours
+
+    return path.is_file() and not is_ours(path)

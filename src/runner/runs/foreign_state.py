@@ -7,7 +7,7 @@ The states of an optimizer, a scheduler and a gradient scaler are known by what 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ class Foreign:
     told: Told
     saved: Mapping[str, Any]
     """`model`: the tensors by name; `optimizer`, `scheduler`, `scaler`: their own state dicts, where there are any."""
-    unclear: Mapping[str, str]
-    """Parts of which it has several, and where they are."""
+    unusable: Mapping[str, str]
+    """What else is there for a part, and why it is none of `saved`."""
     notes: tuple[str, ...]
     """What else is there, and is not restored."""
 
@@ -76,25 +76,45 @@ def read_foreign(path: Path, which: str | int) -> Foreign:
     weights = read_weights(path, which)
     beside = weights.others
     found = {part: list(_states(beside, is_one)) for part, is_one in _KINDS.items()}
+    unusable = {part: why for part, states in found.items() if states and (why := _why_not(states)) is not None}
     metadata = beside.get("metadata")
     told = told_by({**(metadata if isinstance(metadata, Mapping) else {}), **beside})
-    used = {*STEPS, *EPOCHS, *told.metrics, *(key for states in found.values() for key, _, _ in states)}
+    used = {*STEPS, *EPOCHS, *told.metrics, *(state.key for states in found.values() for state in states)}
     rest = [str(key) for key, value in beside.items() if key not in used and not _nothing(value)]
     return Foreign(
         told,
-        {"model": weights.tensors, **{part: states[0][2] for part, states in found.items() if len(states) == 1}},
-        {part: ", ".join(place for _, place, _ in states[:4]) for part, states in found.items() if len(states) > 1},
+        {
+            "model": weights.tensors,
+            **{part: states[0].value for part, states in found.items() if states and part not in unusable},
+        },
+        unusable,
         (*weights.notes, *([f"{', '.join(rest[:8])}: not restored"] if rest else [])),
     )
 
 
-def _states(values: Mapping[Any, Any], is_one: Callable[[Mapping[Any, Any]], bool]) -> Iterator[tuple[Any, str, Any]]:
-    """Each state of a kind: the key that it is under, how its place is written, and itself."""
+@dataclass(frozen=True)
+class _State:
+    """A state dict in a file: the key that it is under, how its place is written, and itself."""
+
+    key: Any
+    place: str
+    value: Mapping[Any, Any]
+
+
+def _states(values: Mapping[Any, Any], is_one: Callable[[Mapping[Any, Any]], bool]) -> Iterator[_State]:
     for key, value in values.items():
         if isinstance(value, list | tuple):
-            yield from ((key, f"{key}[{i}]", one) for i, one in enumerate(value) if _is(one, is_one))
+            yield from (_State(key, f"{key}[{i}]", one) for i, one in enumerate(value) if _is(one, is_one))
         elif _is(value, is_one):
-            yield key, str(key), value
+            yield _State(key, str(key), value)
+
+
+def _why_not(states: Sequence[_State]) -> str | None:
+    """Why states of one kind cannot be used, if they cannot."""
+    if len(states) > 1:
+        places = ", ".join(state.place for state in states[:4])
+        return f"the file has several ({places}), and which of them is meant cannot be known"
+    return None if _is_whole(states[0].value) else f"{states[0].place} in the file holds what was not built, {_NUMPY}"
 
 
 def _is(value: Any, is_one: Callable[[Mapping[Any, Any]], bool]) -> bool:
@@ -168,8 +188,6 @@ def _group_problems(saved: Mapping[str, Any], optimizer: Optimizer) -> list[str]
     then, now = saved["param_groups"], optimizer.param_groups
     if not _well_formed(saved):
         return ["its state in the file is not what torch's optimizers give"]
-    if not _whole(saved):
-        return [f"its state in the file holds what was not built, {_NUMPY}"]
     if len(then) != len(now):
         return [f"{_counted(len(then), 'group')} of parameters in the file, and {len(now)} here"]
     problems = [
@@ -201,12 +219,12 @@ def _well_formed(saved: Mapping[str, Any]) -> bool:
     )
 
 
-def _whole(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     """Whether nothing in a value stands for something that was not built when its file was read."""
     if isinstance(value, Mapping):
-        return not (type(value) is OrderedDict and not value) and all(map(_whole, value.values()))
+        return not (type(value) is OrderedDict and not value) and all(map(_is_whole, value.values()))
     if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_whole, value))
+        return all(map(_is_whole, value))
     return value is None or isinstance(value, Tensor | int | float | complex | str | bytes | torch.dtype | torch.device)
 
 
@@ -220,8 +238,6 @@ def _shape_problems(name: str, values: Mapping[str, Any], parameter: Tensor) -> 
 
 def scheduler_problem(saved: Mapping[str, Any], live: Mapping[str, Any], kind: str) -> str | None:
     """Why the state dict of a scheduler is none of one that has `live`, if it is not."""
-    if not _whole(saved):
-        return f"its state in the file holds what was not built, {_NUMPY}"
     there, here = (
         {key for key in state if isinstance(key, str) and key not in _CAME_AND_WENT and not _is_about_itself(key)}
         for state in (saved, live)

@@ -32,14 +32,13 @@ class Restorable:
     position: str
     """Where the training stood, as far as that is told."""
     checkpoint: Checkpoint | None
-    unclear: Mapping[str, str] = field(default_factory=dict)
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Parts that it has and that cannot be restored, and why."""
     notes: tuple[str, ...] = ()
 
     def why_not(self, part: str) -> str:
         """Why a part cannot be restored."""
-        if part in self.unclear:
-            return f"the file has several states ({self.unclear[part]}), and which is meant cannot be known"
-        return f"the {self.kind} has none"
+        return self.unusable.get(part, f"the {self.kind} has none")
 
     @property
     def kind(self) -> str:
@@ -50,18 +49,22 @@ class Restorable:
 def read_restorable(path: str | PathLike[str], which: str | int, parts: Collection[str]) -> Restorable:
     """Read some parts of what is at `path`; runs nothing. Raises CheckpointError."""
     place, which = chosen(path, which)
-    if place.exists() and not is_ours(place):
-        found = read_foreign(place, which)
-        held = tuple(part for part in PARTS if part in found.saved or part in found.unclear)
-        told = found.told
-        return Restorable(
-            place, found.saved, held, told.progress, told.metrics, told.position, None, found.unclear, found.notes
-        )
-    checkpoint = Checkpoint.open(place, which)
+    if not place.exists() or is_ours(place):
+        return of_checkpoint(Checkpoint.open(place, which), parts)
+    found = read_foreign(place, which)
+    held = tuple(part for part in PARTS if part in found.saved or part in found.unusable)
+    told = found.told
+    return Restorable(
+        place, found.saved, held, told.progress, told.metrics, told.position, None, found.unusable, found.notes
+    )
+
+
+def of_checkpoint(checkpoint: Checkpoint, parts: Collection[str]) -> Restorable:
+    """Some parts of a checkpoint, verified while read. Raises CheckpointError."""
     state = parse_state(checkpoint.document(STATE), checkpoint.path / STATE)
     held = tuple(part for part in PARTS if state.get(part) is not None)
     told = told_of(checkpoint)
-    saved = checkpoint.state([*parts, *(["transient"] if "model" in parts else [])])
+    saved = checkpoint.state([*parts, *(["transient"] if "model" in parts else [])]) if parts else {}
     return Restorable(checkpoint.path, saved, held, told.progress, told.metrics, told.position, checkpoint)
 
 
