@@ -71,7 +71,7 @@ def test_saving_changes_nothing_in_the_training(tmp_path: Path) -> None:
 
 def test_split_files_open_each_on_its_own_and_load_together(trained: NNHandler, tmp_path: Path) -> None:
     trained.save(tmp_path / "final.pth", single_file=False)
-    files = {name: tmp_path / f"final_{name}.pth" for name in PARTS}
+    files = {name: tmp_path / f"final.{name}.pth" for name in PARTS}
     assert sorted(tmp_path.iterdir()) == sorted(files.values())
     for path in files.values():
         torch.load(path, weights_only=True)
@@ -107,20 +107,20 @@ def test_one_file_becomes_several_and_one_again(trained: NNHandler, tmp_path: Pa
 
 def test_split_files_of_two_saves_are_not_mixed(trained: NNHandler, tmp_path: Path) -> None:
     trained.save(tmp_path / "a.pth", single_file=False)
-    old = (tmp_path / "a_optimizer.pth").read_bytes()
+    old = (tmp_path / "a.optimizer.pth").read_bytes()
     trained.save(tmp_path / "a.pth", single_file=False)
-    (tmp_path / "a_optimizer.pth").write_bytes(old)
-    with pytest.raises(CheckpointError, match=r"a_optimizer\.pth: is of another save than a_training\.pth"):
+    (tmp_path / "a.optimizer.pth").write_bytes(old)
+    with pytest.raises(CheckpointError, match=r"a\.optimizer\.pth: is of another save than a\.training\.pth"):
         NNHandler.load(tmp_path / "a.pth")
-    (tmp_path / "a_optimizer.pth").unlink()
-    with pytest.raises(MissingError, match=r"a_optimizer\.pth: is not there, and belongs to .*a_training\.pth"):
+    (tmp_path / "a.optimizer.pth").unlink()
+    with pytest.raises(MissingError, match=r"a\.optimizer\.pth: is not there, and belongs to .*a\.training\.pth"):
         NNHandler.load(tmp_path / "a.pth")
 
 
 def test_what_a_save_no_longer_has_does_not_stay_behind(trained: NNHandler, tmp_path: Path) -> None:
     trained.save(tmp_path / "a.pth", single_file=False)
     NNHandler(Net).save(tmp_path / "a.pth", single_file=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_model.pth", "a_training.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.model.pth", "a.training.pth"]
     assert NNHandler.load(tmp_path / "a").optimizer is None
 
 
@@ -129,8 +129,8 @@ def test_a_folder_with_several_saves_has_to_be_told_which(trained: NNHandler, tm
         trained.save(tmp_path / name, single_file=False)
     with pytest.raises(CheckpointError, match=r"holds several saves, a, b; name one of them"):
         NNHandler.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"a_optimizer\.pth: holds the optimizer part alone; give .*a, which"):
-        NNHandler.load(tmp_path / "a_optimizer.pth")
+    with pytest.raises(CheckpointError, match=r"a\.optimizer\.pth: holds the optimizer part alone; give .*a, which"):
+        NNHandler.load(tmp_path / "a.optimizer.pth")
 
 
 @pytest.mark.parametrize("single_file", [True, False])

@@ -1,10 +1,10 @@
 """What a handler writes, in one file or split, and how the one becomes the other.
 
     final.pth               everything
-    final_model.pth         weights, and how the model is made: a model's file on its own
-    final_optimizer.pth     the optimizer's state
-    final_scheduler.pth     the scheduler's state
-    final_training.pth      all else: progress, history, averaged weights, scaler, generators; names the others
+    final.model.pth         weights, and how the model is made: a model's file on its own
+    final.optimizer.pth     the optimizer's state
+    final.scheduler.pth     the scheduler's state
+    final.training.pth      all else: progress, history, averaged weights, scaler, generators; names the others
 
 Each is a packed checkpoint that torch opens. Split files know which save they are of; a mix of two is refused.
 """
@@ -184,7 +184,7 @@ def _remove(path: Path) -> None:
 def place_of(path: Path, part: str) -> Path:
     """The file of one part of the set that is called `path`."""
     name = path.stem if path.suffix in (SUFFIX, ".pt", ".zip") else path.name
-    return path.with_name(f"{name}_{part}{SUFFIX}")
+    return path.with_name(f"{name}.{part}{SUFFIX}")
 
 
 def part_of(checkpoint: Checkpoint) -> str | None:
@@ -196,11 +196,11 @@ def part_of(checkpoint: Checkpoint) -> str | None:
 def set_at(path: Path) -> Path | None:
     """The name of the set that `path` stands for: its own, or that of the only set in a folder."""
     if path.is_dir():
-        found = sorted(path.glob(f"*_{_REST}{SUFFIX}"))
+        found = sorted(path.glob(f"*.{_REST}{SUFFIX}"))
         if len(found) > 1:
-            names = ", ".join(one.name.removesuffix(f"_{_REST}{SUFFIX}") for one in found)
+            names = ", ".join(one.name.removesuffix(f".{_REST}{SUFFIX}") for one in found)
             raise CheckpointError(f"{path}: holds several saves, {names}; name one of them: {path}/NAME")
-        return path / found[0].name.replace(f"_{_REST}{SUFFIX}", SUFFIX) if found else None
+        return path / found[0].name.replace(f".{_REST}{SUFFIX}", SUFFIX) if found else None
     return path if not path.exists() and place_of(path, _REST).is_file() else None
 
 
@@ -217,7 +217,7 @@ def read(path: Path) -> Content:
     checkpoint = Checkpoint.open(path)
     part = part_of(checkpoint)
     if part not in (None, "model"):
-        name = path.name.removesuffix(f"_{part}{SUFFIX}")
+        name = path.name.removesuffix(f".{part}{SUFFIX}")
         raise CheckpointError(f"{path}: holds the {part} part alone; give {path.with_name(name)}, which is all of them")
     return _content(path, checkpoint, checkpoint.state())
 

@@ -142,7 +142,7 @@ class Rebuilding:
                 for name, form in forms.items()
             }
         except (CheckpointError, TrustError) as error:
-            warnings.warn(f"the loss is not restored, so call set_loss_fn: {error}", stacklevel=6)
+            warnings.warn(f"the loss is not restored, so call set_loss_fn: {error}", stacklevel=7)
             return None
         return Loss(made.pop("set_loss_fn"), made)
 
