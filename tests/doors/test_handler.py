@@ -99,6 +99,7 @@ def test_the_example_of_the_document_runs_as_written(tmp_path: Path, monkeypatch
     expected = {f"model_epoch{n}_valloss{handler.val_losses[n - 1]:.4f}.pth" for n in (5, 10, 15, 20, 25, 30)}
     assert {path.name for path in Path("checkpoints").iterdir()} == expected
     assert type(loaded.model).__name__ == "YourModel"
+    assert not loaded.model.training
     assert_equal(handler, loaded)
 
 
@@ -251,6 +252,17 @@ def test_it_trains_what_the_engine_trains(tmp_path: Path) -> None:
         assert torch.equal(value, handler.model.state_dict()[name]), name
     assert handler.history[-1]["accuracy"] == pytest.approx(right / 26)
     assert handler.history[-1].keys() == {"epoch", "loss", "lr", "accuracy"}
+
+
+def test_a_part_that_was_put_in_eval_mode_stays_in_it(tmp_path: Path) -> None:
+    handler = made()
+    handler.model.norm.eval()
+    before = handler.model.norm.running_mean.clone()
+    train(handler, 1)
+    assert torch.equal(handler.model.norm.running_mean, before)
+    handler.model.eval()
+    train(handler, 1)
+    assert not torch.equal(handler.model.norm.running_mean, before)
 
 
 def test_two_handlers_in_one_process_share_nothing() -> None:

@@ -274,7 +274,7 @@ class NNHandler:
         Without `strict_load` tensors that do not fit are passed over, with a warning that names them; none that fits is
         an error. What is skipped begins anew: the optimizer's state; the scheduler; losses, epochs and best; averaged
         weights. `arguments` are those of constructors that no file can hold, or that are to be others now, such as
-        `lr_lambda=...`. `moved` and `trust`: see runner.load.
+        `lr_lambda=...`. The model is in eval mode until it trains. `moved` and `trust`: see runner.load.
         """
         skips = {"optimizer": skip_optimizer, "scheduler": skip_scheduler, "history": skip_history, "ema": skip_ema}
         skip = {name for name, asked in skips.items() if asked}

@@ -55,7 +55,7 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool) -> None:
 def _of_other(saved: SavedModel, device: str | torch.device | None, asked: Asked) -> Parts:
     """The model of a run, or of another program's file that says how it is made."""
     here, world = placed("cpu" if device is None else device)
-    model = rebuild(saved, arguments=asked.arguments, moved=asked.moved, trust=asked.trust).to(here)
+    model = rebuild(saved, arguments=asked.arguments, moved=asked.moved, trust=asked.trust).to(here).eval()
     tell_other(saved.where)
     return Parts(model, call_of_config(saved.config["model"]), here, world, model, run=secrets.token_hex(8))
 

@@ -59,7 +59,7 @@ class Rebuilding:
         model = self._model()
         fitted(model, self.saved["model"], self.content.where, strict=self.asked.strict, as_saved=True)
         _, world = placed(self.device)
-        model = model.to(self.device)
+        model = model.to(self.device).eval()
         load_transient(model, self.saved.get("transient") or {}, self.device)
         run = str(self.content.facts.get(DOOR) or secrets.token_hex(8))
         parts = Parts(model, self.nodes["model"], self.device, world, model, run=run)
