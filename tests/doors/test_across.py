@@ -108,7 +108,7 @@ def files(home: Path) -> dict[str, File]:
         handler.train(1, progress_bar=False)
         handler.save("handler.pth")
         handler.save("split.pth", single_file=False)
-        for name, path in zip((*FROM_HANDLERS, "handler's weights"), ("handler", "split", "split_model"), strict=True):
+        for name, path in zip((*FROM_HANDLERS, "handler's weights"), ("handler", "split", "split.model"), strict=True):
             add(name, f"{path}.pth", handler.model, nets.Net, width=8)
 
         container = ModelContainer()
