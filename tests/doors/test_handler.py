@@ -381,6 +381,15 @@ def test_an_unfinished_epoch_wants_the_loader_that_it_was_read_by(tmp_path: Path
     streamed(handler)
     with pytest.raises(ResumeError, match="was read by a loader of another kind"):
         train(handler, 1)
+    # Nothing is lost by that.
+    handler.save(tmp_path / "again.pth")
+    whole = train(made(), 2, validate_every=0)
+    again = NNHandler.load(tmp_path / "again.pth")
+    for one in (handler, again):
+        give_data(one)
+        one.auto_save(None)
+        train(one, 1, validate_every=0)
+        assert all(torch.equal(value, one.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
 class Counting(nn.Module):
@@ -476,7 +485,7 @@ def test_what_is_not_set_is_all_said_at_once() -> None:
         "train: first call set_train_loader",
     )
     handler = made(lr_scheduler.ReduceLROnPlateau)
-    with pytest.raises(ConfigError, match=r"validate_every=\.\.\.\) from 1: ReduceLROnPlateau waits"):
+    with pytest.raises(ConfigError, match=r"train\(validate_every=0\): ReduceLROnPlateau waits"):
         train(handler, 1, validate_every=0)
 
 

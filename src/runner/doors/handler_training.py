@@ -29,7 +29,7 @@ from runner.runs.terminal import terminal
 from runner.training import generators
 from runner.training.plan import Trainer, horizon
 from runner.training.signals import Signals, caught
-from runner.training.state import TrainState
+from runner.training.state import Stateful, TrainState
 
 MONITOR = Monitor("val_loss", "min")
 """What the best is judged by, early stopping, and a scheduler that waits for scores."""
@@ -62,18 +62,18 @@ def train(
         ends = horizon(plan, batches.num_batches)
         data = Data(split.dataset, None if parts.validation is None else parts.validation.dataset)
         training = Training(state, objective, data, batches, validation, None, ends, ())
-        _take_up(parts, state, objective, batches)
         observe = ending.enter_context(_watched(parts, objective, progress_bar=progress_bar and world.rank == 0))
         # Several processes would not hear of a signal at the same step.
         signals = ending.enter_context(caught()) if world.size == 1 else Signals()
         saver = AutoSaves(parts, observe)
         left = ends.total_steps
         observe(Started(state.progress, 1, type(parts.model).__name__, left, ends.steps_per_epoch, Path(), {}))
-        if parts.generators is not None:
-            generators.restore(parts.generators)
-            parts.generators = None
+        _take_up(parts, state, objective, batches)
         before = state.progress
         try:
+            if parts.generators is not None:
+                generators.restore(parts.generators)
+                parts.generators = None
             stop = Loop(
                 training,
                 plan,
@@ -117,10 +117,11 @@ def _ready(parts: Parts, plan: Trainer) -> tuple[TrainState, Loss, Any]:
     waits = parts.state is not None and schedule_of(parts.state.scheduler) == "evaluation"
     if parts.validation is None and (waits or parts.early_stopping.patience is not None):
         problems.append("set_val_loader (early stopping and ReduceLROnPlateau judge by the validation loss)")
+    problems = [f"train: first call {problem}" for problem in problems]
     if waits and not plan.evaluate.wanted:
-        problems.append("train(validate_every=...) from 1: ReduceLROnPlateau waits for the validation loss")
+        problems.append("train(validate_every=0): ReduceLROnPlateau waits for the validation loss; wanted 1 or more")
     if problems:
-        raise ConfigError([f"train: first call {problem}" for problem in problems])
+        raise ConfigError(problems)
     assert parts.state is not None and parts.loss is not None and parts.train is not None
     return parts.state, parts.loss, parts.train
 
@@ -171,30 +172,31 @@ def average(parts: Parts, state: TrainState, decay: float | None) -> None:
 
 def _take_up(parts: Parts, state: TrainState, objective: PairObjective, batches: AnyBatches) -> None:
     """Attach the parts that have state of their own, and bring back what they had."""
-    cut = batches.cut if isinstance(batches, Batches) else None
+    cut, at = batches.cut if isinstance(batches, Batches) else None, state.progress
     then = cut_of(parts.cut)
-    if state.progress.batch and cut is not None and then is not None:
-        batch, notes = converted(state.progress.batch, then, cut)
-        state.progress = replace(state.progress, batch=batch)
-        for note in notes:
-            warnings.warn(f"train: {note}", stacklevel=4)
-    parts.cut = None if cut is None else asdict(cut)
-    state.own = {"objective": objective}
-    if batches.state_dict():
-        state.own["batches"] = batches
-    if "objective" in parts.own:
-        objective.load_state_dict(parts.own["objective"])
     position = parts.own.get("batches")
-    if ("batches" in state.own) != (position is not None) and state.progress.batch:
+    own: dict[str, Stateful] = {"objective": objective}
+    if batches.state_dict():
+        own["batches"] = batches
+    if ("batches" in own) != (position is not None) and at.batch:
         raise ResumeError(
             "train: the unfinished epoch was read by a loader of another kind than the one that is set now; "
             "set the one that it was trained with"
         )
-    if position is not None and "batches" in state.own:
+    if "objective" in parts.own:
+        objective.load_state_dict(parts.own["objective"])
+    if position is not None and "batches" in own:
         try:
             batches.load_state_dict(position)
         except DataError as error:
             raise ResumeError(f"train: {error}") from error
+    if at.batch and cut is not None and then is not None:
+        batch, notes = converted(at.batch, then, cut)
+        state.progress = replace(at, batch=batch)
+        for note in notes:
+            warnings.warn(f"train: {note}", stacklevel=4)
+    parts.cut = None if cut is None else asdict(cut)
+    state.own = own
 
 
 def _leave(parts: Parts, state: TrainState) -> None:
