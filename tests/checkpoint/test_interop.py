@@ -355,10 +355,23 @@ def test_the_hostile_pickles_would_run_where_they_are_trusted(tmp_path: Path) ->
         marker.unlink()
 
 
+class Own(nn.Sequential):
+    """A model of the user's own."""
+
+
 def test_a_whole_module_is_not_built(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(FormatError, match=r"none of them is a state dict.*what needs torch\.nn\.modules\.linear\.Lin"):
+    with pytest.raises(
+        FormatError, match=r"module\.pt: is a whole pickled model \(torch\.nn\.modules\.linear\.Linear\)"
+    ):
         read_weights(tmp_path / "module.pt")
+    torch.save({"epoch": 1, "net": Own(nn.Linear(2, 2))}, tmp_path / "one.pt")
+    with pytest.raises(
+        FormatError,
+        match=r"one\.pt: holds a whole pickled model under 'net' \(\S+\.Own\), whose classes would have to be run .*"
+        r"torch\.save\(model\.state_dict\(\), FILE\), or @save_load for its class$",
+    ):
+        read_weights(tmp_path / "one.pt")
     torch.save({"model": Config(0.1)}, tmp_path / "own.pt")
     with pytest.raises(FormatError, match=r"holds 'model', and none of them is a state dict.*Config was not built"):
         read_weights(tmp_path / "own.pt")

@@ -178,7 +178,9 @@ def test_a_pickled_model_is_refused_by_torch_and_here(typed: Type) -> None:
     # Since torch 2.6 the tutorial's own line needs weights_only=False, which runs whatever is in the file.
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         typed(LOAD_MODEL)
-    with pytest.raises(runner.ConfigError, match=r"init_from=entire_model.pth: .*MyModel.* was not built"):
+    with pytest.raises(
+        runner.ConfigError, match=r"init_from=entire_model.pth: .*: is a whole pickled model \(.*MyModel\)"
+    ):
         begun(model, "entire_model.pth")
 
 

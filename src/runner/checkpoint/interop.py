@@ -20,7 +20,7 @@ from torch import Tensor
 from runner.checkpoint.files import CHUNK_BYTES, DIGEST_LENGTH, FileRecord, Member
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.manifest import MANIFEST_NAME
-from runner.checkpoint.pickled import PICKLE, WANTED, ZIP, opened, read_pickled
+from runner.checkpoint.pickled import PICKLE, WANTED, ZIP, check_no_module, opened, read_pickled
 from runner.checkpoint.tensors import can_store, tensors_in
 from runner.checkpoint.torch_file import PREFIX
 from runner.errors import CheckpointError, DamagedError, FormatError
@@ -77,6 +77,14 @@ def look(path: Path, which: str | int = "latest") -> None:
         _weights_in(path)
     else:
         _kind_of(path)
+
+
+def has_checksums(path: Path) -> bool:
+    """Whether a file of another program, which has been read, is one whose every byte is checked on the way."""
+    if not path.is_file():
+        return False
+    with opened(path) as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def is_ours(path: Path) -> bool:
@@ -166,6 +174,7 @@ def _chosen(value: Any, unknown: tuple[str, ...], path: Path) -> Weights:
     place = next((key for key in _UNDER if isinstance(value.get(key), Mapping) and _tensors(value[key])), None)
     tensors = _tensors(value if place is None else value[place])
     if not tensors:
+        check_no_module(value, unknown, path)
         there = ", ".join(repr(key) for key in list(value)[:8]) or "nothing"
         raise FormatError(
             f"{path}: holds {there}, and none of them is a state dict; wanted weights: {WANTED}"

@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,6 +95,24 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FormatError(f"{path}: is no regular file; wanted weights: {WANTED}")
         yield file
+
+
+def check_no_module(value: Mapping[Any, Any], unknown: Sequence[str], path: Path) -> None:
+    """Raise FormatError if what `read_pickled` gave is a whole pickled model, or has one under a key."""
+    place = next((key for key, item in value.items() if _was_module(item)), None)
+    if not _was_module(value) and place is None:
+        return
+    holds = "is a whole pickled model" if place is None else f"holds a whole pickled model under {place!r:.80}"
+    names = [name for name in unknown if not name.startswith("torch.")] or unknown
+    raise FormatError(
+        f"{path}: {holds} ({', '.join(names[:3])}), whose classes would have to be run to read it; nothing was run; in "
+        "the program that made it: torch.save(model.state_dict(), FILE), or @save_load for its class"
+    )
+
+
+def _was_module(value: Any) -> bool:
+    """Whether a value stands for a module. What is left of an object that was not built is its attributes."""
+    return "_modules" in getattr(value, "__dict__", {})
 
 
 def check_zip(file: IO[bytes], path: Path) -> None:
