@@ -1,13 +1,21 @@
-"""What PATH means to a command: a run, a checkpoint, or `RUN@WHICH`, one of a run's checkpoints."""
+"""What PATH means to a command: a run, a checkpoint, `RUN@WHICH`, or a file of weights that is no checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import split_choice
+from runner.checkpoint.listing import looks_like_checkpoint, split_choice
 from runner.checkpoint.manifest import MANIFEST_NAME
 from runner.config.finding import OUTPUTS
 from runner.errors import CheckpointError, ResumeError
 from runner.rundir import RunDir, latest_run
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A file or folder of another program, or of an echo state network: not looked at yet."""
+
+    path: Path
 
 
 def found(text: str) -> RunDir | Checkpoint:
@@ -35,6 +43,37 @@ def found_checkpoint(text: str) -> Checkpoint:
     """The same where a checkpoint is wanted: of a run the newest."""
     place = found(text)
     return place if isinstance(place, Checkpoint) else _in(place, "latest")
+
+
+def found_model(text: str) -> Checkpoint | WeightsFile:
+    """The same where any model will do, of this program or not."""
+    place = found_anything(text)
+    return _in(place, "latest") if isinstance(place, RunDir) else place
+
+
+def found_anything(text: str) -> RunDir | Checkpoint | WeightsFile:
+    """The same where anything with weights in it will do."""
+    try:
+        return found(text)
+    except (CheckpointError, ResumeError):
+        path = Path(text)
+        if not path.exists() or not _is_weights(path):
+            raise
+        return WeightsFile(path)
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether something that is no run and no checkpoint looks like weights."""
+    # Here, because it imports torch.
+    from runner.checkpoint.interop import is_ours, look
+
+    try:
+        if is_ours(path) or looks_like_checkpoint(path):
+            return False
+        look(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _in(run: RunDir, which: str | int) -> Checkpoint:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.choosing import found_checkpoint
+from runner.checkpoint.handle import Checkpoint
+from runner.cli.choosing import found_model
 from runner.quantities import size
 
 
@@ -27,18 +28,11 @@ def export_weights(
     model_state_dict, optimizer_state_dict, loss); torch.load(FILE, weights_only=True) reads it. Its optimizer's state
     is for an optimizer of the parameters that were trained, in the model's order.
     """
-    foreign = _is_foreign(Path(path))
-    checkpoint = None if foreign else found_checkpoint(path)
+    place = found_model(path)
+    checkpoint = place if isinstance(place, Checkpoint) else None
     from runner.runs.export import export
     from runner.runs.restorable import read_restorable
 
     written = export(checkpoint or read_restorable(path, "latest", []), file, weights=weights)
     what = f"step {checkpoint.step}" if checkpoint is not None and checkpoint.step else path
     print(f"exported {file}  {size(written)}  {weights} weights of {what}")
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is there that this program has not written as a checkpoint."""
-    from runner.checkpoint.interop import is_ours
-
-    return path.is_file() and not is_ours(path)

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,22 +17,23 @@ import typer
 from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
-from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
-from runner.cli.choosing import found
+from runner.cli.checking import verify
+from runner.cli.choosing import found_anything, found_checkpoint
 from runner.cli.differing import show_differences
 from runner.cli.evaluating import evaluate
 from runner.cli.exporting import export_weights
 from runner.cli.listing import show_list
+from runner.cli.model_page import model_json, of_door, of_weights, show_source
 from runner.cli.packing import pack_checkpoint, unpack_checkpoint
 from runner.cli.predicting import predict
 from runner.cli.pruning import prune
 from runner.cli.removing import remove_run
-from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_run
-from runner.cli.summary import summarize, to_json
+from runner.cli.showing import checkpoint_json, run_json, show_checkpoint, show_file, show_run
+from runner.cli.summary import plain, summarize, to_json
 from runner.cli.tagging import tag_checkpoint
 from runner.cli.verifying import verify_resume
 from runner.config.finding import OUTPUTS
-from runner.errors import CheckpointError, ResumeError, RunnerError
+from runner.errors import ResumeError, RunnerError
 from runner.quantities import size
 from runner.rundir import RunDir, find_runs
 
@@ -100,49 +100,40 @@ def list_runs(
 
 @app.command()
 def show(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run, RUN@WHICH, a checkpoint, or `latest`.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="A run, RUN@WHICH, a checkpoint, a file with a model in it, or `latest`."),
+    ],
+    source: Annotated[
+        bool, typer.Option("--source", help="Print the source of the model's class, as it was saved with the model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run or a checkpoint: config, metrics, files, attempts."""
-    place = found(path)
-    if isinstance(place, Checkpoint):
-        if as_json:
-            _print_json(checkpoint_json(place))
-        else:
-            show_checkpoint(Console(), place, datetime.now(UTC))
-        return
-    summary = summarize(place)
-    if as_json:
-        _print_json(run_json(summary))
-    else:
-        show_run(Console(), summary, datetime.now(UTC))
+    """Show a run, a checkpoint, or a model's file.
 
-
-@app.command()
-def verify(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A run, RUN@WHICH, a checkpoint, a directory of runs, or `latest`.")
-    ],
-) -> None:
-    """Check every byte of every checkpoint.
-
-    Names what is damaged: the file and the tensors in it. Exit code 1 if anything is.
+    Of a run: config, metrics, files, attempts. Of a file: who saved it, how its model is made, its tensors.
     """
-    count, damaged = 0, 0
-    for one in _to_verify(path):
-        if isinstance(one, Checkpoint):
-            lines = one.verify()
-            print(f"{'DAMAGED' if lines else 'whole  '}  {one.path}", flush=True)
+    if source:
+        show_source(found_checkpoint(path))
+        return
+    place = found_anything(path)
+    now, console = datetime.now(UTC), Console()
+    if isinstance(place, RunDir):
+        summary = summarize(place)
+        if as_json:
+            _print_json(run_json(summary))
         else:
-            lines = [str(one)]
-            print(f"DAMAGED  {one.path}", flush=True)
-        for line in lines:
-            print(f"         {line}", flush=True)
-        count, damaged = count + 1, damaged + bool(lines)
-    noun = "checkpoint" if count == 1 else "checkpoints"
-    print(f"{count} {noun}, {f'{damaged} damaged' if damaged else 'none damaged'}" if count else "no checkpoints")
-    if damaged:
-        raise typer.Exit(1)
+            show_run(console, summary, now)
+        return
+    checkpoint = place if isinstance(place, Checkpoint) else None
+    file = of_weights(place.path) if checkpoint is None else of_door(checkpoint)
+    if as_json:
+        of_file = {} if file is None else plain(model_json(file))
+        _print_json({"kind": "file"} | of_file if checkpoint is None else checkpoint_json(checkpoint) | of_file)
+    elif file is not None:
+        show_file(console, file, checkpoint, now)
+    elif checkpoint is not None:
+        show_checkpoint(console, checkpoint, now)
 
 
 @app.command("rm")
@@ -176,19 +167,9 @@ def remove(
         print(f"deleted {summary.run.path}  {size(summary.size)}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """A checkpoint that cannot even be listed."""
-
-    path: Path
-    error: CheckpointError
-
-    def __str__(self) -> str:
-        return str(self.error)
-
-
 app.command("tag")(tag_checkpoint)
 app.command("diff")(show_differences)
+app.command("verify")(verify)
 app.command("verify-resume")(verify_resume)
 app.command("prune")(prune)
 app.command("evaluate")(evaluate)
@@ -196,30 +177,6 @@ app.command("predict")(predict)
 app.command("export")(export_weights)
 app.command("pack")(pack_checkpoint)
 app.command("unpack")(unpack_checkpoint)
-
-
-def _to_verify(text: str) -> list[Checkpoint | _Unreadable]:
-    """The checkpoints that are meant, a run's in the order of writing, those that were set aside too."""
-    path = Path(text)
-    if path.is_file() or looks_like_checkpoint(path):
-        try:
-            return [Checkpoint.open(path)]
-        except CheckpointError as e:
-            return [_Unreadable(path, e)]
-    runs = find_runs(path)
-    if not runs:
-        place = found(text)
-        if isinstance(place, Checkpoint):
-            return [place]
-        runs = [place]
-    checkpoints: list[Checkpoint | _Unreadable] = []
-    for run in runs:
-        aside = run.checkpoints / "aside"
-        for directory in [*(sorted(aside.iterdir()) if aside.is_dir() else []), run.checkpoints]:
-            whole, damages = list_checkpoints(directory)
-            checkpoints += [_Unreadable(place, error) for place, error in damages.items()]
-            checkpoints += whole
-    return checkpoints
 
 
 def _removable(path: Path) -> RunDir:

@@ -7,12 +7,13 @@ from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from runner.checkpoint.handle import Checkpoint
-from runner.cli import tables
+from runner.cli import model_page, page, tables
+from runner.cli.model_page import ModelFile
+from runner.cli.page import local_time
 from runner.cli.summary import Summary, plain, size_of, to_json
-from runner.cli.tables import STATUS_STYLES, Column
+from runner.cli.tables import Column
 from runner.metrics_file import read_metrics
 from runner.quantities import position, size
 from runner.rundir import Attempt
@@ -25,24 +26,24 @@ _CURVE_WIDTH = 24
 def show_run(console: Console, summary: Summary, now: datetime) -> None:
     """Print all about a run."""
     run = summary.run
-    _title(console, str(run.path))
+    page.title(console, str(run.path))
     best = "-"
     if summary.best is not None and summary.monitor is not None:
         best = f"{summary.monitor.metric} {tables.number(summary.best_value)} at step {summary.best.step}"
-    _facts(
+    page.facts(
         console,
         {
             "name": run.name,
             "status": summary.status,
-            "created": f"{_local(run.created)}, {tables.age(run.created, now)} ago",
+            "created": f"{local_time(run.created)}, {tables.age(run.created, now)} ago",
             "progress": f"step {summary.step}, epoch {summary.epoch}",
             "best": best,
             "size": size(summary.size),
             "overrides": " ".join(summary.overrides) or "-",
         },
     )
-    _section(console, [_attempt_row(attempt, summary.status) for attempt in run.attempts()], _ATTEMPT_COLUMNS)
-    _section(console, _score_rows(read_metrics(run.metrics), console), _score_columns(console))
+    page.section(console, [_attempt_row(attempt, summary.status) for attempt in run.attempts()], _ATTEMPT_COLUMNS)
+    page.section(console, _score_rows(read_metrics(run.metrics), console), _score_columns(console))
     tags = [", ".join(checkpoint.tags) for checkpoint in summary.checkpoints]
     rows = [
         [
@@ -57,26 +58,47 @@ def show_run(console: Console, summary: Summary, now: datetime) -> None:
         for checkpoint, own in zip(summary.checkpoints, tags, strict=True)
     ]
     first, *others = _CHECKPOINT_COLUMNS
-    _section(console, rows, [first, *([Column("tags", style="cyan")] if any(tags) else []), *others])
+    page.section(console, rows, [first, *([Column("tags", style="cyan")] if any(tags) else []), *others])
     for line in summary.damaged:
-        _say(console, line, style="bold red")
-    _section(console, [[name, size(held)] for name, held in _files(run.path)], _FILE_COLUMNS)
-    _config(console, summary.config)
+        page.say(console, line, style="bold red")
+    page.section(console, [[name, size(held)] for name, held in _files(run.path)], _FILE_COLUMNS)
+    page.config(console, summary.config)
+
+
+def show_file(console: Console, file: ModelFile, checkpoint: Checkpoint | None, now: datetime) -> None:
+    """Print all about a file with a model in it that is of no run."""
+    page.title(console, str(file.path))
+    told = model_page.facts(file)
+    if checkpoint is None:
+        told["size"] = size(size_of(file.path) if file.path.is_dir() else file.path.stat().st_size)
+    else:
+        manifest, progress, created = checkpoint.manifest, checkpoint.progress, _time(checkpoint)
+        told["created"] = f"{local_time(created)}, {tables.age(created, now)} ago"
+        if progress.step or progress.epoch:
+            told["progress"] = position(progress.step, progress.epoch, progress.batch)
+            told["trained"] = f"{manifest.seconds:.0f} s"
+        told |= {"metrics": _scores(checkpoint.metrics)} if checkpoint.metrics else {}
+        told |= {"size": size(file.path.stat().st_size)}
+    page.facts(console, told)
+    model_page.show_model(console, file)
+    if checkpoint is not None:
+        page.section(console, _file_rows(checkpoint), [*_FILE_COLUMNS, _DIGEST])
+        page.mapping(console, "facts", checkpoint.manifest.facts)
 
 
 def show_checkpoint(console: Console, checkpoint: Checkpoint, now: datetime) -> None:
     """Print all about a checkpoint, by its manifest and its config. Its tensors are not read."""
     manifest = checkpoint.manifest
     created = _time(checkpoint)
-    _title(console, str(checkpoint.path))
+    page.title(console, str(checkpoint.path))
     progress = checkpoint.progress
-    _facts(
+    page.facts(
         console,
         {
             "run": manifest.run,
             "progress": position(progress.step, progress.epoch, progress.batch),
             "samples": str(progress.samples),
-            "created": f"{_local(created)}, {tables.age(created, now)} ago",
+            "created": f"{local_time(created)}, {tables.age(created, now)} ago",
             "trained": f"{manifest.seconds:.0f} s",
             "reasons": ", ".join(checkpoint.reasons) or "-",
             "tags": ", ".join(checkpoint.tags) or "-",
@@ -85,10 +107,9 @@ def show_checkpoint(console: Console, checkpoint: Checkpoint, now: datetime) -> 
             "size": size(manifest.size),
         },
     )
-    rows = [[name, size(record.size), record.digest] for name, record in manifest.files.items()]
-    _section(console, rows, [*_FILE_COLUMNS, Column("xxh3-128", rank=1, style="dim")])
-    _mapping(console, "facts", manifest.facts)
-    _config(console, checkpoint.config)
+    page.section(console, _file_rows(checkpoint), [*_FILE_COLUMNS, _DIGEST])
+    page.mapping(console, "facts", manifest.facts)
+    page.config(console, checkpoint.config)
 
 
 def run_json(summary: Summary) -> dict[str, Any]:
@@ -156,6 +177,11 @@ _CHECKPOINT_COLUMNS = [
     Column("size", right=True, rank=5),
 ]
 _FILE_COLUMNS = [Column("file"), Column("size", right=True)]
+_DIGEST = Column("xxh3-128", rank=1, style="dim")
+
+
+def _file_rows(checkpoint: Checkpoint) -> list[list[str]]:
+    return [[name, size(record.size), record.digest] for name, record in checkpoint.manifest.files.items()]
 
 
 def _attempt_row(attempt: Attempt, status: str) -> list[str]:
@@ -163,7 +189,7 @@ def _attempt_row(attempt: Attempt, status: str) -> list[str]:
     outcome = attempt.outcome or ("running" if status == "running" else "crashed")
     return [
         str(attempt.number),
-        _local(attempt.started),
+        local_time(attempt.started),
         tables.age(attempt.started, attempt.ended) if attempt.ended else "-",
         f"{outcome} ({shorten(attempt.reason, 60, placeholder=' ...')})" if attempt.reason else outcome,
         "-" if attempt.step is None else str(attempt.step),
@@ -238,41 +264,3 @@ def _time(checkpoint: Checkpoint) -> datetime:
     except ValueError:
         return datetime.fromtimestamp(0, UTC)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _local(time: datetime) -> str:
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _title(console: Console, text: str) -> None:
-    _say(console, text, style="bold")
-
-
-def _facts(console: Console, facts: Mapping[str, str]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        line = Text.assemble((f"{name.ljust(width)}  ", "dim"), (tables.printable(value), STATUS_STYLES.get(value, "")))
-        console.print(line, soft_wrap=True)
-
-
-def _section(console: Console, rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
-    if rows:
-        print()
-        tables.show_table(console, columns, rows)
-
-
-def _config(console: Console, config: Mapping[str, Any] | None) -> None:
-    if config is not None:
-        _mapping(console, "config", config)
-
-
-def _mapping(console: Console, title: str, values: Mapping[str, Any]) -> None:
-    print()
-    _title(console, title)
-    for line in tables.config_lines(values):
-        key, colon, value = tables.printable(line).partition(":")
-        console.print(Text.assemble((key + colon, "dim"), value), soft_wrap=True)
-
-
-def _say(console: Console, text: str, *, style: str) -> None:
-    console.print(Text(tables.printable(text), style=style), soft_wrap=True)

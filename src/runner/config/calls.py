@@ -30,9 +30,15 @@ from runner.config.encoding import target_of as target_of
 from runner.config.secrets import REDACTED
 from runner.config.targets import TargetError, locate
 from runner.errors import CheckpointError, DamagedError, FormatError, RunnerError
-from runner.trust import NODES, check_targets
+from runner.trust import ALLOWED_ROOTS, NODES, check_targets
 from runner.trust_memory import TrustMemory
 
+DOOR = "door"
+"""The key of a config that says which of the Python doors wrote it: its nodes are calls."""
+METADATA = "metadata.json"
+"""The document of a door's file with what its user noted."""
+SOURCE = "source."
+"""How the documents that hold the source of the model's modules begin: `source.mypackage.nets.py`."""
 POSITIONAL = "_args_"
 """The key under which the node holds what a `*args` of the constructor takes."""
 _PURE = frozenset({f"math.{name}" for name in (
@@ -46,6 +52,7 @@ _PURE = frozenset({f"math.{name}" for name in (
 """Functions that only compute: a file may name them as activations."""
 _TAKEN = ("_target_", POSITIONAL, TAG)
 """By `**kwargs`, a constructor may take even these."""
+_NEED_NO_TRUST = ("__main__.", *(f"{root}." for root in ALLOWED_ROOTS))
 _SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What decoding stumbles over in a form that was never encoded."""
 
@@ -151,6 +158,26 @@ def build_value(
         raise DamagedError(
             f"{where}: {path} is nothing that this program writes ({error!r:.200}); use another file"
         ) from error
+
+
+def unavailable(node: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of a call that are not in the file, and why; they have to be passed."""
+    found = {}
+    for name, form in node.items():
+        if (why := why_missing(form)) is not None:
+            found[name] = why
+        elif _has_redacted(form):
+            found[name] = "was left out when it was saved, because it looks like a secret"
+    return found
+
+
+def not_trusted(node: Mapping[str, Any]) -> list[str]:
+    """The packages of the names in a call that this user would have to trust to build it. Imports nothing."""
+    memory = TrustMemory()
+    form = {TAG: "call", "of": node.get("_target_"), "arguments": node}
+    names = [name for _, name in names_in(form, "") if isinstance(name, str) and name not in _PURE]
+    roots = {name.partition(".")[0]: name for name in names if not name.startswith(_NEED_NO_TRUST)}
+    return [root for root in roots if not memory.remembered(root)]
 
 
 def _check_all_there(made: Any, arguments: Mapping[str, Any], where: Path) -> None:

@@ -6,7 +6,7 @@ One reader for `runner.load` and the Python doors: `read_saved` opens anything, 
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.listing import split_choice
+from runner.config.calls import DOOR as DOOR
+from runner.config.calls import METADATA as METADATA
+from runner.config.calls import SOURCE as SOURCE
 from runner.config.calls import build_call, target_of
 from runner.config.for_use import config_for_use, sources_of
 from runner.config.nodes import instantiate
@@ -21,12 +24,6 @@ from runner.errors import CheckpointError, ConfigError, FormatError, MissingErro
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-DOOR = "door"
-"""The key of a config that says which of the Python doors wrote it: its nodes are calls, see config/calls.py."""
-METADATA = "metadata.json"
-SOURCE = "source."
-"""How the documents that hold the source of the model's modules begin: `source.mypackage.nets.py`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,10 @@ class SavedModel:
     metadata: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     """What else was there, and was passed over."""
+    what: str = ""
+    """Of a file of another program: where in it the weights stand."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What stands beside them, by its keys."""
 
     @property
     def version(self) -> str | None:
@@ -79,6 +80,8 @@ def read_saved(path: str | PathLike[str], which: str | int = "latest", *, weight
         None,
         metadata if isinstance(metadata, Mapping) else {},
         found.notes,
+        found.what,
+        {key: value for key, value in found.others.items() if key not in ("config", "metadata")},
     )
 
 

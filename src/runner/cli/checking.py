@@ -1,0 +1,97 @@
+"""`runs verify`: whether every byte is as it was written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
+from runner.cli.choosing import WeightsFile, found_anything
+from runner.errors import CheckpointError
+from runner.rundir import RunDir, find_runs
+
+WHOLE, DAMAGED, READABLE = "whole  ", "DAMAGED", "readable"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A checkpoint that cannot even be listed."""
+
+    path: Path
+    error: CheckpointError
+
+
+def verify(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A run, RUN@WHICH, a checkpoint, a model's file, a directory of runs, or `latest`."
+        ),
+    ],
+) -> None:
+    """Check every byte of every checkpoint, or of a model's file.
+
+    Names what is damaged: the file and the tensors in it. Exit code 1 if anything is.
+    """
+    count, damaged, noun = 0, 0, "checkpoint"
+    for one in _to_verify(path):
+        if isinstance(one, WeightsFile):
+            noun = "file"
+        state, lines = _verdict(one)
+        print(f"{state}  {one.path}", flush=True)
+        for line in lines:
+            print(f"         {line}", flush=True)
+        count, damaged = count + 1, damaged + (state == DAMAGED)
+    nouns = noun if count == 1 else f"{noun}s"
+    print(f"{count} {nouns}, {f'{damaged} damaged' if damaged else 'none damaged'}" if count else "no checkpoints")
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _verdict(one: Checkpoint | WeightsFile | _Unreadable) -> tuple[str, list[str]]:
+    if isinstance(one, _Unreadable):
+        return DAMAGED, [str(one.error)]
+    if isinstance(one, Checkpoint):
+        lines = one.verify()
+        return DAMAGED if lines else WHOLE, lines
+    # Here, because it imports torch.
+    from runner.checkpoint.interop import has_checksums, read_weights
+
+    try:
+        found = read_weights(one.path)
+    except CheckpointError as error:
+        return DAMAGED, [str(error)]
+    if has_checksums(one.path):
+        return WHOLE, []
+    return READABLE, [f"its format has no checksums: {len(found.tensors)} tensors were read, and may be others"]
+
+
+def _to_verify(text: str) -> Iterator[Checkpoint | WeightsFile | _Unreadable]:
+    """The checkpoints that are meant, a run's in the order of writing, those that were set aside too."""
+    path = Path(text)
+    if path.is_file() or looks_like_checkpoint(path):
+        try:
+            place = found_anything(text)
+        except CheckpointError as e:
+            yield _Unreadable(path, e)
+            return
+        assert not isinstance(place, RunDir)
+        yield place
+        return
+    runs = find_runs(path)
+    if not runs:
+        place = found_anything(text)
+        if not isinstance(place, RunDir):
+            yield place
+            return
+        runs = [place]
+    for run in runs:
+        aside = run.checkpoints / "aside"
+        for directory in [*(sorted(aside.iterdir()) if aside.is_dir() else []), run.checkpoints]:
+            whole, damages = list_checkpoints(directory)
+            for damaged, error in damages.items():
+                yield _Unreadable(damaged, error)
+            yield from whole
