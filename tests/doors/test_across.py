@@ -50,7 +50,6 @@ FILES = (
     *("container", "container's inference", "ESN"),
     *("run", "run packed as a zip", "run packed for torch", "tutorial's dict"),
 )
-NO_CHECKPOINTS = ("ESN", "tutorial's dict")
 ONLY_WEIGHTS = ("tutorial's dict",)
 """They do not tell how a model is made."""
 
@@ -209,8 +208,6 @@ NEED_TO_BE_TOLD = ("runner.load", "NNHandler.load", "ModelContainer.load")
 @pytest.mark.parametrize("name", FILES)
 def test_every_reader_opens_every_file(files: Mapping[str, File], name: str, reader: str) -> None:
     file = files[name]
-    if reader == "runs export" and name in NO_CHECKPOINTS:
-        return
     if name == "handler's split files" and "NNHandler" not in reader:
         # They are a set of files, of which that with the weights is one.
         file, name = files["handler's weights"], "handler's weights"
@@ -227,7 +224,7 @@ def test_every_reader_opens_every_file(files: Mapping[str, File], name: str, rea
         assert torch.equal(read[key], value), key
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in (*NO_CHECKPOINTS, "handler's split files")])
+@pytest.mark.parametrize("name", [name for name in FILES if name != "handler's split files"])
 def test_the_commands_show_and_verify_every_file(
     files: Mapping[str, File], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +235,15 @@ def test_the_commands_show_and_verify_every_file(
     assert name in ONLY_WEIGHTS or files[name].cls.__name__ in shown or "ESNModel" in shown
     assert runs("verify", path) == 0
     assert "damaged" not in capsys.readouterr().out.replace("none damaged", "")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_becomes_the_tutorial_s_dict(files: Mapping[str, File], name: str, tmp_path: Path) -> None:
+    file = files["handler's weights"] if name == "handler's split files" else files[name]
+    assert runs("export", file.path, tmp_path / "weights.pt") == 0
+    values = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert values["model_state_dict"].keys() == file.weights.keys()
+    assert all(torch.equal(value, file.weights[key]) for key, value in values["model_state_dict"].items())
 
 
 @pytest.mark.parametrize("name", ["handler", "container", "run", "run packed as a zip", "run packed for torch"])
