@@ -176,6 +176,19 @@ def test_a_container_s_epoch_and_loss_are_in_its_metadata() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_file_without_weights_is_refused(name: str) -> None:
+    handler = runner.NNHandler(nn.Linear, in_features=2, out_features=2)
+    handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    handler.save("all.pth", single_file=False)
+    file = next(Path.cwd().glob("all*optimizer.pth"))
+    with pytest.raises(
+        runner.CheckpointError, match=r"optimizer\.pth: holds no weights, but optimizer; export the file that has"
+    ):
+        export(runner.Checkpoint.open(file), Path(name))
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_what_another_program_wrote_is_exported(name: str, messages: Callable[[], list[str]]) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())

@@ -261,6 +261,29 @@ def test_a_gradient_scaler_is_restored(short: Short) -> None:
         runner.restore("here", scaler=torch.amp.GradScaler("cpu", enabled=False))
 
 
+def test_a_part_of_a_training_goes_where_it_belongs() -> None:
+    handler = runner.NNHandler(nn.Linear, in_features=2, out_features=2)
+    handler.set_optimizer(torch.optim.SGD, lr=0.5)
+    handler.save("all.pth", single_file=False)
+    file = next(Path.cwd().glob("all*optimizer.pth"))
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(runner.CheckpointError, match="model: the checkpoint has none"):
+        runner.restore(file, model=model, optimizer=optimizer)
+    restored = runner.restore(file, model=model, optimizer=optimizer, strict=False)
+    assert restored.left_out == ("model: the checkpoint has none",)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_an_echo_state_network_is_restored() -> None:
+    from runner.models import classic_esn
+
+    saved, fresh = (classic_esn(reservoir_size=9, input_size=2, output_size=1) for _ in range(2))
+    saved.save("esn.pt")
+    restored = runner.restore("esn.pt", model=fresh)
+    assert same(fresh.state_dict(), saved.state_dict()) and restored.position == ""
+
+
 def test_what_cannot_be_asked_for_is_refused(short: Short) -> None:
     short(*RUN)
     model = net()
@@ -273,7 +296,7 @@ def test_what_cannot_be_asked_for_is_refused(short: Short) -> None:
     ):
         with pytest.raises(runner.ConfigError, match=message):
             runner.restore("here", **given)
-    with pytest.raises(runner.CheckpointError, match="nowhere: is not there"):
+    with pytest.raises(runner.CheckpointError, match="nowhere: is not there; give a run, a checkpoint, or a file that"):
         runner.restore("nowhere", model=model)
 
 

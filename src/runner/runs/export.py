@@ -49,6 +49,9 @@ def export(source: Checkpoint | Restorable, file: Path, *, weights: str = "raw")
     tensors = _tensors(source, weights)
     if isinstance(source, Checkpoint):
         source = of_checkpoint(source, ["optimizer"] if suffix in TORCH else [])
+    if "model" not in source.parts:
+        held = ", ".join(source.parts) or "nothing of a training"
+        raise CheckpointError(f"{source.where}: holds no weights, but {held}; export the file that has the weights")
     values = None if suffix == TENSORS else _tutorial(source, tensors)
     with reported(file, sum(tensor.nbytes for tensor in tensors.values())), new_file(file) as descriptor:
         if values is None:

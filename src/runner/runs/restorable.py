@@ -9,6 +9,7 @@ from typing import Any
 from runner.checkpoint.contents import STATE, parse_state
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours
+from runner.errors import MissingError
 from runner.quantities import position
 from runner.records import Progress
 from runner.runs.foreign_state import Told, read_foreign, told_by
@@ -49,7 +50,9 @@ class Restorable:
 def read_restorable(path: str | PathLike[str], which: str | int, parts: Collection[str]) -> Restorable:
     """Read some parts of what is at `path`; runs nothing. Raises CheckpointError."""
     place, which = chosen(path, which)
-    if not place.exists() or is_ours(place):
+    if not place.exists():
+        raise MissingError(f"{place}: is not there; give a run, a checkpoint, or a file that another program has saved")
+    if is_ours(place):
         return of_checkpoint(Checkpoint.open(place, which), parts)
     found = read_foreign(place, which)
     held = tuple(part for part in PARTS if part in found.saved or part in found.unusable)
