@@ -249,6 +249,29 @@ def test_an_optimizer_that_the_state_is_not_of_is_refused(
     assert optimizer is swapped or not other.state
 
 
+def test_parameters_that_changed_places_are_seen_where_their_names_are_known() -> None:
+    model = net()
+    optimizer = SGD(model.named_parameters(), lr=0.1)
+    named_states = {"state_dict": {f"net.{name}": value for name, value in model.state_dict().items()}}
+    torch.save({**named_states, "optimizer": optimizer.state_dict()}, FILE)
+    parameters = dict(model.named_parameters())
+    runner.restore(FILE, model=model, optimizer=SGD(parameters.values(), lr=1.0))
+    parameters["3.bias"], parameters["0.bias"] = parameters["0.bias"], parameters["3.bias"]
+    with pytest.raises(
+        runner.CheckpointError, match=r"optimizer: parameter 1 of group 0 is 0\.bias in the file, and 3\.bias here"
+    ):
+        runner.restore(FILE, model=model, optimizer=SGD(parameters.values(), lr=1.0))
+
+
+def test_a_state_without_end_is_refused() -> None:
+    model, optimizer, _ = made()
+    saved = optimizer.state_dict()
+    saved["param_groups"].append(saved["param_groups"])
+    torch.save({"model": model.state_dict(), "optimizer": saved}, FILE)
+    with pytest.raises(runner.CheckpointError, match="optimizer: optimizer in the file is nested too deeply"):
+        runner.restore(FILE, model=model, optimizer=optimizer)
+
+
 def test_without_strictness_state_of_the_right_shape_is_loaded() -> None:
     parts = train(made(), 0, 2)
     torch.save(tutorial(parts), FILE)
@@ -348,6 +371,7 @@ def test_what_was_not_built_is_not_taken_for_a_state() -> None:
         {"state": {}, "param_groups": [{"params": [[]]}]},
         {"state": [], "param_groups": []},
         {"state": {0: 1}, "param_groups": [{"params": [0]}]},
+        {"state": {}, "param_groups": [{"params": [0], "lr": "0.1"}]},
     ],
 )
 def test_what_is_made_up_is_refused(saved: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.checkpoint.interop import read_weights
+from runner.checkpoint.matching import unwrapped
+from runner.checkpoint.tensors import can_store
 from runner.records import Progress
 from runner.training import optimizer_state
 
@@ -114,7 +116,11 @@ def _why_not(states: Sequence[_State]) -> str | None:
     if len(states) > 1:
         places = ", ".join(state.place for state in states[:4])
         return f"the file has several ({places}), and which of them is meant cannot be known"
-    return None if _is_whole(states[0].value) else f"{states[0].place} in the file holds what was not built, {_NUMPY}"
+    try:
+        built = _is_whole(states[0].value)
+    except RecursionError:
+        return f"{states[0].place} in the file is nested too deeply; it is no state"
+    return None if built else f"{states[0].place} in the file holds what was not built, {_NUMPY}"
 
 
 def _is(value: Any, is_one: Callable[[Mapping[Any, Any]], bool]) -> bool:
@@ -140,7 +146,7 @@ def told_by(values: Mapping[Any, Any]) -> Told:
 
 
 def _number(value: Any) -> int | float | None:
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and not value.is_meta:
+    if isinstance(value, Tensor) and can_store(value) and value.numel() == 1 and not value.is_complex():
         value = value.item()
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
@@ -164,6 +170,9 @@ def optimizer_as_ours(
         return {}, problems
     if "own" in live:
         return {"class": live["class"], "own": dict(saved)}, []
+    problems = _name_problems(saved, live["groups"])
+    if problems:
+        return {}, problems
     names = {
         number: name
         for old, new in zip(saved["param_groups"], live["groups"], strict=True)
@@ -208,12 +217,25 @@ def _group_problems(saved: Mapping[str, Any], optimizer: Optimizer) -> list[str]
     return problems
 
 
+def _name_problems(saved: Mapping[str, Any], live: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a parameter has another name now. Optimizers know names if they were made of `named_parameters()`."""
+    return [
+        f"parameter {number} of group {i} is {then} in the file, and {now} here"
+        for i, (old, new) in enumerate(zip(saved["param_groups"], live, strict=True))
+        if isinstance(old.get("param_names"), list)
+        for number, (then, now) in enumerate(zip(old["param_names"], new["params"], strict=False))
+        # The names in the file may be those of something around the model.
+        if not f".{unwrapped(str(then))}".endswith(f".{now}")
+    ][:4]
+
+
 def _well_formed(saved: Mapping[str, Any]) -> bool:
     groups, state = saved["param_groups"], saved["state"]
     return (
         isinstance(groups, list)
         and all(isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups)
         and all(isinstance(number, int | str) for group in groups for number in group["params"])
+        and all(isinstance(group.get("lr"), int | float | Tensor | None) for group in groups)
         and isinstance(state, Mapping)
         and all(isinstance(values, Mapping) for key, values in state.items() if isinstance(key, int))
     )
@@ -229,10 +251,16 @@ def _is_whole(value: Any) -> bool:
 
 
 def _shape_problems(name: str, values: Mapping[str, Any], parameter: Tensor) -> list[str]:
-    return [
-        f"{key} of {name} is {list(value.shape)} in the file, and the parameter {list(parameter.shape)}"
+    there = {
+        key: list(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
         for key, value in values.items()
-        if key in _ELEMENTWISE and isinstance(value, Tensor) and value.shape != parameter.shape
+        if key in _ELEMENTWISE and value is not None
+    }
+    here = list(parameter.shape)
+    return [
+        f"{key} of {name} is {shape} in the file, and the parameter {here}"
+        for key, shape in there.items()
+        if shape != here
     ]
 
 

@@ -229,8 +229,10 @@ class _Plan:
                 self.problems.append(f"optimizer: its groups hold other parameters ({groups}), and keep their settings")
         self.steps.append(lambda: self.notes.extend(optimizer_state.restore(optimizer, model, saved)))
         count = len(trained) if "own" in saved else len(saved["state"])
-        rate = f", learning rate {saved['groups'][0]['lr']:.6g}" if with_settings else ""
-        self.loaded.append(f"optimizer {type(optimizer).__name__}: the state of {count} parameters{rate}")
+        # Some optimizers find a rate for themselves, and have none.
+        rate = saved["groups"][0].get("lr") if with_settings else None
+        told = f", learning rate {float(rate):.6g}" if rate is not None else ""
+        self.loaded.append(f"optimizer {type(optimizer).__name__}: the state of {count} parameters{told}")
 
     def _fitting_optimizer(self, saved: Mapping[str, Any], trained: set[str]) -> Mapping[str, Any]:
         """The saved optimizer without the state of what is not trained now, or has another shape."""
