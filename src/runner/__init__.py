@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runner.errors import FormatError as FormatError
     from runner.errors import InitializationError as InitializationError
     from runner.errors import LockedError as LockedError
+    from runner.errors import MismatchError as MismatchError
     from runner.errors import MissingError as MissingError
     from runner.errors import ResumeError as ResumeError
     from runner.errors import RunnerError as RunnerError
@@ -65,6 +66,7 @@ _ERRORS = (
     "FormatError",
     "InitializationError",
     "LockedError",
+    "MismatchError",
     "MissingError",
     "ResumeError",
     "RunnerError",

@@ -9,6 +9,7 @@
     ├── CheckpointError    a checkpoint that cannot be read                                   (ValueError)
     │   ├── DamagedError   its bytes are not those that were written
     │   ├── FormatError    not a checkpoint, or of a format that this version does not read
+    │   ├── MismatchError  its tensors do not fit the model that they are loaded into    (RuntimeError)
     │   └── MissingError   nothing is there                                               (FileNotFoundError)
     ├── SaveError          a checkpoint that could not be written; the earlier ones are whole (OSError)
     │   └── ExistsError    something is there, and was not to be overwritten              (FileExistsError)
@@ -67,6 +68,10 @@ class DamagedError(CheckpointError):
 
 class FormatError(CheckpointError):
     """Not a checkpoint, or one of a format that this version does not read."""
+
+
+class MismatchError(CheckpointError, RuntimeError):
+    """The tensors of a file do not fit a model. torch raises RuntimeError for it."""
 
 
 class MissingError(CheckpointError, FileNotFoundError):

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from runner.checkpoint.single import save_file
-from runner.errors import CheckpointError, DamagedError, FormatError, MissingError, SaveError
+from runner.errors import CheckpointError, DamagedError, FormatError, MismatchError, MissingError, SaveError
 from runner.models import ESNModel, classic_esn, headless_esn, linear_esn, ott_esn
-from runner.models.esn_file import MismatchError
 
 HH = "_modules_dict.reservoir.weight_hh"
 OUT = "_modules_dict.output.weight"

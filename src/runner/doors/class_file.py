@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from runner.checkpoint.contents import TAG
 from runner.checkpoint.single import save_file
@@ -18,8 +18,8 @@ from runner.config.calls import build_value
 from runner.config.decoding import missing, names_in
 from runner.config.encoding import CALL, target_of
 from runner.config.secrets import redact
-from runner.doors.fitting import fit, own_state
 from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
+from runner.runs.fitting import fit, own_state, values_of
 from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import DOOR, SOURCE, SavedModel, build, read_saved
 from runner.training.generators import untouched
@@ -105,7 +105,7 @@ def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> Non
         hint = f"it was saved from {saved.target}, and {hint}"
     fit(
         module,
-        _values(saved, module),
+        values_of(module, saved.tensors, saved.checkpoint),
         where=saved.where,
         strict=given.strict,
         partial=settings_of(type(module)).partial_load,
@@ -122,7 +122,7 @@ def built(cls: type[nn.Module], path: str | PathLike[str], given: Given) -> nn.M
     module = _made(found, saved, given)
     fit(
         module,
-        _values(saved, module),
+        values_of(module, saved.tensors, saved.checkpoint),
         where=saved.where,
         strict=given.strict,
         partial=settings_of(found).partial_load,
@@ -229,15 +229,6 @@ def _name(cls: type) -> str:
 def _main(target: str) -> str:
     """A script's own classes have another module in the processes that it starts."""
     return f"__main__{target.removeprefix('__mp_main__')}" if target.startswith("__mp_main__.") else target
-
-
-def _values(saved: SavedModel, model: nn.Module) -> dict[str, Any]:
-    """The tensors of a file, and if the model keeps more than tensors, that."""
-    values: dict[str, Any] = dict(saved.tensors)
-    if saved.checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
-        stored = saved.checkpoint.state(["model"])["model"]
-        values |= {name: value for name, value in stored.items() if not isinstance(value, Tensor)}
-    return values
 
 
 def _unknown_call(cls: type) -> dict[str, Any]:

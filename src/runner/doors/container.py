@@ -30,8 +30,8 @@ from runner.config.nodes import device_of
 from runner.doors.container_calls import Arguments, Classes, Made, ModelObjects, initialized
 from runner.doors.container_files import DOOR, Wishes, rebuilt
 from runner.doors.container_metadata import as_document, handed_over, metadata_of
-from runner.doors.fitting import own_state
 from runner.errors import ConfigError, ExistsError, InitializationError
+from runner.runs.fitting import own_state
 from runner.runs.handed import documents_for, facts_here
 from runner.runs.saved import METADATA, read_saved
 from runner.training import optimizer_state

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,8 +26,8 @@ from runner.doors.container_calls import (
     first_parameter,
     initialize,
 )
-from runner.doors.fitting import fit
 from runner.errors import CheckpointError, ConfigError, DamagedError, FormatError
+from runner.runs.fitting import fit, values_of
 from runner.runs.saved import SavedModel, build, is_call
 from runner.training import optimizer_state
 from runner.training.generators import untouched
@@ -88,7 +88,7 @@ class _Reading:
         }
         # They have passed the gate.
         self._makers = {
-            part: self._value({TAG: "name", "value": node["_target_"]}, part)
+            part: self._named({TAG: "name", "value": node["_target_"]}, part)
             for part, node in self.nodes.items()
             if part != "model"
         }
@@ -136,7 +136,7 @@ class _Reading:
             trust=self._wishes.trust,
         )
 
-    def _value(self, form: Any, part: str) -> Any:
+    def _named(self, form: Any, part: str) -> Any:
         return build_value(
             form,
             where=self._where,
@@ -176,10 +176,7 @@ class _Reading:
         """The model with its weights and its transient state, on the device."""
         device, checkpoint = self._wishes.device, self._saved.checkpoint
         model = self._build("model")[0] if self._built is None else self._built
-        values: dict[str, Any] = dict(self._saved.tensors)
-        if checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
-            stored = checkpoint.state(["model"])["model"]
-            values |= {name: value for name, value in stored.items() if not isinstance(value, Tensor)}
+        values = values_of(model, self._saved.tensors, checkpoint)
         fit(model, values, where=self._where, as_saved=True, hint="give the class and the arguments as they were then")
         model.to(device)
         load_transient(model, self._state.get("transient") or {}, device)
@@ -269,7 +266,7 @@ class _Reading:
             names: Iterable[str] = noted if isinstance(noted, Mapping) else node
             left_out = {"_target_", self._ahead.get(part), *self._passed[part]}
             forms = {name: node[name] for name in names if name in node and name not in left_out}
-            arguments[part] = {**self._value(forms, part), **self._passed[part]}
+            arguments[part] = {**self._named(forms, part), **self._passed[part]}
         return arguments
 
 

@@ -22,9 +22,9 @@ from torch import nn
 from runner.checkpoint.compressed import zstd
 from runner.checkpoint.single import check_target
 from runner.doors.class_file import SETTINGS, Given, Hook, Settings, built, read_into, settings_of, write
-from runner.doors.fitting import bare
 from runner.doors.recording import record_calls
 from runner.errors import ConfigError
+from runner.training.module_state import bare
 
 M = TypeVar("M", bound=nn.Module)
 

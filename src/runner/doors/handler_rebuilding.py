@@ -16,7 +16,6 @@ from runner.checkpoint.matching import unwrapped
 from runner.config.calls import POSITIONAL, build_call, build_value
 from runner.config.decoding import is_missing
 from runner.doors.container_calls import first_parameter
-from runner.doors.fitting import fit
 from runner.doors.handler_autosave import restore_settings
 from runner.doors.handler_files import DOOR, Content
 from runner.doors.handler_schedule import driven, forget_rates, keep_rates, unscheduled
@@ -25,6 +24,7 @@ from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed
 from runner.errors import CheckpointError, TrustError
 from runner.records import Progress
+from runner.runs.fitting import fit
 from runner.runs.saved import SavedModel, build
 from runner.training import generators, optimizer_state
 from runner.training.module_state import load_transient

@@ -25,7 +25,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.matching import Matching, Spec, match, unwrapped
 from runner.checkpoint.single import written
-from runner.errors import CheckpointError, MissingError
+from runner.errors import MismatchError, MissingError
 from runner.models.esn_options import FIXED
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ _UNSEEN = (
     *("input_scaling", "driver_scaling", "bias"),
 )
 """Hyperparameters that the shapes of the weights do not show."""
-
-
-class MismatchError(CheckpointError, RuntimeError):
-    """The weights in a file are not those of such a model."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,14 @@ def rebuild(
     Raises CheckpointError, naming tensors and shapes if they do not fit; ConfigError; TrustError.
     """
     model, _ = build(saved, ("model",), arguments=arguments, given=given, moved=moved, trust=trust, overrides=overrides)
-    fit(model, saved.tensors, where=saved.where, checkpoint=saved.checkpoint, overrides=overrides)
+    from runner.runs import fitting
+
+    values = fitting.values_of(model, saved.tensors, saved.checkpoint)
+    if is_call(saved):
+        hint = "its class is not what it was when it was saved, or its arguments are others"
+        fitting.fit(model, values, where=saved.where, as_saved=True, hint=hint)
+    else:
+        fit(model, values, where=saved.where, checkpoint=saved.checkpoint, overrides=overrides)
     return model
 
 

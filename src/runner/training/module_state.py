@@ -92,12 +92,16 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     value.copy_(before[1])
 
 
+def wrapped_by(module: nn.Module) -> str | None:
+    """What data parallelism or compilation call the module that they are put around; None for any other module."""
+    # By what it calls it: importing the class of a compiled module takes seconds.
+    if "_orig_mod" in module._modules:
+        return "_orig_mod"
+    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
+
+
 def bare(module: nn.Module) -> nn.Module:
     """A module without what data parallelism and compilation put around it."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
+    while (inner := wrapped_by(module)) is not None:
+        module = module.get_submodule(inner)
+    return module

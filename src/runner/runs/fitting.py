@@ -10,20 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.matching import Matching, Spec, match, unwrapped
-from runner.errors import CheckpointError, SaveError
+from runner.errors import MismatchError, SaveError
 from runner.runs.initial import differences, specs_of, tied
-
-
-class MismatchError(CheckpointError, RuntimeError):
-    """The tensors of a file do not fit a model. torch raises RuntimeError for it."""
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model without what was wrapped around it to compile or to distribute it."""
-    while inner := _wrapper(model):
-        model = model._modules[inner]  # type: ignore[assignment]
-    return model
+from runner.training.module_state import wrapped_by
 
 
 def own_state(model: nn.Module, where: Path) -> dict[str, Any]:
@@ -39,6 +30,15 @@ def own_state(model: nn.Module, where: Path) -> dict[str, Any]:
             raise SaveError(f"{where}: not written: {name} {what}; wanted tensors with values")
         state[_without(name, wrapped)] = value
     return state
+
+
+def values_of(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """The tensors of a file for `model`, and what else its state dict keeps, from the checkpoint that they are of."""
+    values: dict[str, Any] = dict(tensors)
+    if checkpoint is not None and not all(isinstance(value, Tensor) for value in model.state_dict().values()):
+        stored = checkpoint.state(["model"])["model"]
+        values |= {name: value for name, value in stored.items() if not isinstance(value, Tensor)}
+    return values
 
 
 def fit(
@@ -157,16 +157,8 @@ def _wrapped(model: nn.Module) -> dict[str, str]:
     return {
         name: inner
         for name, part in model.named_modules(remove_duplicate=False)
-        if (inner := _wrapper(part)) is not None
+        if (inner := wrapped_by(part)) is not None
     }
-
-
-def _wrapper(module: nn.Module) -> str | None:
-    """What a module calls the one that it is wrapped around; None if it is around none."""
-    # By its name: importing its class takes seconds.
-    if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules:
-        return "_orig_mod"
-    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
 
 
 def _without(name: str, wrapped: Mapping[str, str]) -> str:
