@@ -1,9 +1,10 @@
-"""`runs diff`: in what two checkpoints differ. Of a run its newest checkpoint is meant."""
+"""`runs diff`: in what two checkpoints or models' files differ. Of a run its newest checkpoint is meant."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,9 +13,13 @@ from rich.text import Text
 
 from runner.checkpoint.handle import Checkpoint
 from runner.cli import tables
-from runner.cli.choosing import found_checkpoint
+from runner.cli.choosing import WeightsFile, found_model
+from runner.cli.model_page import nodes_of
 from runner.cli.summary import plain
 from runner.cli.tables import Column
+from runner.config.as_python import as_python
+from runner.config.calls import DOOR
+from runner.config.decoding import is_missing
 from runner.config.diff import NOT_THERE, differing
 from runner.config.interpolation import dotted
 
@@ -30,22 +35,23 @@ Row = tuple[str, Any, Any]
 
 
 def show_differences(
-    one: Annotated[str, typer.Argument(metavar="A", help="A run, RUN@WHICH, or a checkpoint.")],
+    one: Annotated[str, typer.Argument(metavar="A", help="A run, RUN@WHICH, a checkpoint, or a model's file.")],
     other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Say how two checkpoints differ: config, metrics, tensors.
+    """Say how two checkpoints or models' files differ: config, metrics, tensors.
 
     Of a run the newest is compared. Exit code 0 if all is equal, bit for bit, 1 if anything differs.
     """
     from runner.checkpoint.comparing import compare
 
-    first, second = found_checkpoint(one), found_checkpoint(other)
-    compared = compare(first.state(), second.state())
+    first, second = _side(found_model(one)), _side(found_model(other))
+    compared = compare(first.state, second.state)
     tables_of = {
         "config": _rows(first.config, second.config),
-        "progress": _rows(asdict(first.progress), asdict(second.progress)),
-        "metrics": _rows(first.metrics, second.metrics),
+        # A file of another program tells neither.
+        "progress": _rows(first.progress, second.progress) if first.progress and second.progress else [],
+        "metrics": _rows(first.metrics, second.metrics) if first.progress and second.progress else [],
         # The progress is in the state, too, and has been said.
         "state": [
             (value.name, value.one, value.other) for value in compared.values if not value.name.startswith("progress.")
@@ -60,15 +66,55 @@ def show_differences(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class _Side:
+    """What is compared of a checkpoint or a file."""
+
+    path: Path
+    step: int | None
+    """None where no step is known."""
+    config: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    state: Mapping[str, Any]
+
+
+def _side(place: Checkpoint | WeightsFile) -> _Side:
+    if isinstance(place, Checkpoint):
+        is_door = DOOR in place.config
+        config = _typed(place.config) if is_door else place.config
+        step = None if is_door and not place.step else place.step
+        return _Side(place.path, step, config, asdict(place.progress), place.metrics, place.state())
+    from runner.runs.saved import read_saved
+
+    saved = read_saved(place.path)
+    return _Side(place.path, None, _typed(saved.config), {}, {}, {"model": dict(saved.tensors)})
+
+
+def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model's file with its arguments as one types them."""
+    nodes = dict(nodes_of(config))
+
+    def told(form: Any) -> str:
+        return f"({form.get('why')})" if is_missing(form) else as_python(form)
+
+    return {
+        key: {name: value if name == "_target_" else told(value) for name, value in nodes[key].items()}
+        if key in nodes
+        else value
+        for key, value in config.items()
+    }
+
+
 def _rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Row]:
     return [(dotted(path), before, after) for path, before, after in differing(one, other)]
 
 
 def _show(
-    console: Console, one: Checkpoint, other: Checkpoint, tables_of: Mapping[str, list[Row]], compared: "Comparison"
+    console: Console, one: _Side, other: _Side, tables_of: Mapping[str, list[Row]], compared: "Comparison"
 ) -> None:
-    for letter, style, checkpoint in (("A", "red", one), ("B", "green", other)):
-        line = tables.printable(f"{checkpoint.path}  step {checkpoint.step}")
+    for letter, style, side in (("A", "red", one), ("B", "green", other)):
+        line = tables.printable(str(side.path) if side.step is None else f"{side.path}  step {side.step}")
         console.print(Text.assemble((f"{letter}  ", f"bold {style}"), line), soft_wrap=True)
     for title, rows in tables_of.items():
         if rows:
@@ -147,8 +193,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _print_json(
-    one: Checkpoint,
-    other: Checkpoint,
+    one: _Side,
+    other: _Side,
     tables_of: Mapping[str, list[Row]],
     compared: "Comparison",
     *,

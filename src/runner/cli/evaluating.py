@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.cli import tables
-from runner.cli.choosing import found_checkpoint
+from runner.cli.choosing import WeightsFile, found_model
 from runner.cli.interrupt import leaving_at_once
 from runner.cli.summary import plain
 from runner.cli.tables import Column
+from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.runs.evaluating import Measured
@@ -43,7 +44,12 @@ def evaluate(
     Model, data and objective are built from the config in the checkpoint, with the overrides on top. Without any, the
     scores are those that the training recorded, bit for bit; what speaks against that is said.
     """
-    checkpoint = found_checkpoint(path)
+    checkpoint = found_model(path)
+    if isinstance(checkpoint, WeightsFile):
+        raise ConfigError(
+            f"{path}: holds weights, and no data and no objective to measure them by; runs predict gives the outputs "
+            "of a model that its file tells of, and runner.load the model"
+        )
     with leaving_at_once():
         from runner.runs.evaluating import evaluate_checkpoint
     with progress_bar(f"evaluating {split}") as watch:

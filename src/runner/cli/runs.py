@@ -88,6 +88,10 @@ def list_runs(
     With name, status, steps, best score by the config's monitor, age and size.
     """
     if not directory.is_dir() and directory != OUTPUTS:
+        if directory.is_file():
+            raise ResumeError(
+                f"{directory}: is a file, and no directory of runs; runs show {directory} shows what it is"
+            )
         raise ResumeError(f"{directory}: {'not a directory' if directory.exists() else 'is not there'}; name one")
     summaries = [summarize(run) for run in find_runs(directory)]
     if as_json:

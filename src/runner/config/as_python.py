@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.checkpoint.contents import TAG
+from runner.checkpoint.files import digest_of
 from runner.config.decoding import check_extent
 
 _POSITIONAL = "_args_"
@@ -53,7 +54,9 @@ def _pairs(form: Mapping[str, Any]) -> str:
 
 def _tensor(form: Mapping[str, Any]) -> str:
     what = "parameter" if form.get("parameter") else form[TAG]
-    return f"<{what} of {form['dtype']}, {_shape(form['shape'])}>"
+    # So that two with other numbers do not read alike.
+    digest = digest_of(form["base64"].encode())[:8]
+    return f"<{what} of {form['dtype']}, {_shape(form['shape'])}, #{digest}>"
 
 
 def _shape(lengths: list[Any]) -> str:

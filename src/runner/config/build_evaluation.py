@@ -1,7 +1,8 @@
 """What an evaluation needs of a config, in a training or apart from it: its settings, and the batches of a split."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runner.config.composing import compose
@@ -49,6 +50,21 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     if trainer is None or runtime is None or batching is None or problems:
         raise ConfigError(problems)
     return EvaluationSettings(int(str(seed)), batching, trainer, runtime)
+
+
+def settings_of_today(overrides: Sequence[str], keys: Collection[str], *, where: Path) -> dict[str, Any]:
+    """Some sections of the config that a run would have that is launched here and now, for a file that has none.
+
+    Raises ConfigError for overrides (of the file `where`) that are of anything else, and for mistakes in them.
+    """
+    for word in overrides:
+        if word.lstrip("+~").split(".")[0] not in keys:
+            told = " and ".join(f"{key}.*" for key in keys)
+            raise ConfigError(f"{where}: is of no run, so that {word} has no place in it; only {told} can be set")
+    composition = compose(overrides, sources=Sources(), draw_seed=lambda: 0)
+    if not composition.whole:
+        raise ConfigError(composition.problems)
+    return {key: composition.config.resolved[key] for key in keys}
 
 
 def section(schema: type[T], name: str, config: Mapping[str, Any]) -> T:

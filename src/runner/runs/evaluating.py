@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import check_kind
 from runner.config.build_evaluation import EvaluationSettings, compiled, evaluation_batches, evaluation_settings
+from runner.config.calls import DOOR
 from runner.config.for_use import config_for_use
 from runner.config.nodes import build_data, build_model, device_of, instantiate
 from runner.config.words import split_words
@@ -80,6 +81,11 @@ def evaluate_checkpoint(
     `weights` is `raw`, `averaged`, or None for those by which the training evaluates. Generators and everything else
     that is of the whole process are afterwards what they were. Raises ConfigError, CheckpointError, TrustError.
     """
+    if DOOR in checkpoint.config:
+        raise ConfigError(
+            f"{checkpoint.path}: was saved by {checkpoint.config[DOOR]}, which keeps no data and no objective to "
+            "measure it by; runs predict gives its outputs, and runner.load the model"
+        )
     if split not in PREFIXES:
         raise ConfigError(f"split is {split!r}; wanted {' or '.join(PREFIXES)}")
     if weights is not None:

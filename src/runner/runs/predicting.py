@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from runner.checkpoint.durable import write_all
 from runner.checkpoint.fresh import new_file, replaced_file, reported
 from runner.checkpoint.handle import Checkpoint
-from runner.config.build_evaluation import section
+from runner.config.build_evaluation import section, settings_of_today
 from runner.config.nodes import device_of
 from runner.config.schema import Runtime
+from runner.config.words import split_words
 from runner.errors import ConfigError, DataError
 from runner.runs.arrays import Array, check_name, read_array, write_rows
 from runner.runs.environment import process_settings
 from runner.runs.evaluating import Watch
-from runner.runs.saved import build, fit, of_checkpoint
+from runner.runs.saved import build, fit, is_call, of_checkpoint, read_saved
 from runner.training.generators import untouched
+from runner.training.module_state import load_transient, transient
 from runner.training.plan import Trainer
 from runner.training.precision import autocast
 
@@ -66,7 +68,7 @@ class Predicted:
 
 
 def predict(
-    checkpoint: Checkpoint,
+    of: Checkpoint | Path,
     overrides: Sequence[str],
     source: Path,
     target: Path,
@@ -77,10 +79,12 @@ def predict(
     trust: Sequence[str] = (),
     watch: Watch = lambda _: lambda: None,
 ) -> Predicted:
-    """Write the outputs of a checkpoint's model, in eval mode, for every sample in `source` into `target`, in order.
+    """Write the outputs of a model, in eval mode, for every sample in `source` into `target`, in order.
 
-    `target` is whole and durable afterwards, or as it was before. Raises ConfigError, DataError for an input that
-    cannot be read or that the model cannot take, CheckpointError, TrustError, SaveError.
+    `of` is a checkpoint, or a file that is none and tells how its model is made. What the model remembers between its
+    calls begins anew with each batch. `target` is whole and durable afterwards, or as it was before. Raises
+    ConfigError, DataError for an input that cannot be read or that the model cannot take, CheckpointError, TrustError,
+    SaveError.
     """
     check_name(target)
     if not overwrite and os.path.lexists(target):
@@ -91,9 +95,14 @@ def predict(
             f"{source}: a sample has shape {samples.shape[1:]}, which is {math.prod(samples.shape[1:])} numbers; "
             f"the shape {form.shape} has {math.prod(form.shape)}; give one with as many"
         )
-    saved = of_checkpoint(checkpoint, weights)
-    model, config = build(saved, KEYS, overrides=overrides, trust=trust)
-    fit(model, saved.tensors, where=saved.where, checkpoint=checkpoint, overrides=overrides)
+    saved = read_saved(of, weights=weights) if isinstance(of, Path) else of_checkpoint(of, weights)
+    if is_call(saved):
+        words, settings = split_words(overrides)
+        model, _ = build(saved, ("model",), trust=(*trust, *words.trust))
+        config, overrides = settings_of_today(settings, ("trainer", "runtime"), where=saved.where), ()
+    else:
+        model, config = build(saved, KEYS, overrides=overrides, trust=trust)
+    fit(model, saved.tensors, where=saved.where, checkpoint=saved.checkpoint, overrides=overrides)
     trainer, runtime = section(Trainer, "trainer", config), section(Runtime, "runtime", config)
     with process_settings(runtime, deterministic=trainer.deterministic), untouched(), torch.inference_mode():
         device = device_of(runtime.device)
@@ -152,9 +161,11 @@ class _Outputs:
     def __init__(self, model: nn.Module, batches: _Batches, precision: str, after_each: Callable[[], None]) -> None:
         self.model, self.batches, self.precision, self.after_each = model, batches, precision, after_each
         self.dtype = ""
+        self._transient = transient(model)
 
     def __iter__(self) -> Iterator[Array]:
-        reals = (value.dtype for value in self.model.state_dict().values() if value.is_floating_point())
+        tensors = (value for value in self.model.state_dict().values() if isinstance(value, Tensor))
+        reals = (value.dtype for value in tensors if value.is_floating_point())
         for batch in self.batches.read(next(reals, torch.float32)):
             output = self._of(batch)
             if output.dtype == torch.bfloat16:
@@ -168,6 +179,9 @@ class _Outputs:
     def _of(self, batch: Tensor) -> Tensor:
         name = type(self.model).__name__
         given = f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
+        # Copies, because the model may write into them.
+        fresh = {name: None if value is None else value.clone() for name, value in self._transient.items()}
+        load_transient(self.model, fresh, batch.device)
         try:
             with autocast(self.precision, batch.device):
                 outputs = self.model(batch)
