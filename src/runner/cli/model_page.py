@@ -19,8 +19,10 @@ from runner.cli import page, tables
 from runner.cli.tables import Column
 from runner.config.as_python import as_python, short_name
 from runner.config.calls import DOOR, METADATA, POSITIONAL, SOURCE, not_trusted, unavailable
-from runner.errors import CheckpointError
+from runner.config.decoding import check_extent
+from runner.errors import CheckpointError, FormatError
 from runner.quantities import size
+from runner.trust_memory import NEVER_REMEMBERED
 
 MOST_ROWS = 20
 """Of tensors in a terminal; piped, all are printed."""
@@ -75,7 +77,7 @@ def of_door(checkpoint: Checkpoint) -> ModelFile | None:
     return ModelFile(
         checkpoint.path,
         f"saved by {config[DOOR]}",
-        config,
+        _checked(config, checkpoint.path),
         list(_specs(checkpoint)),
         metadata=metadata if isinstance(metadata, dict) else {},
         sources=[name for name in files if name.startswith(SOURCE)],
@@ -99,19 +101,30 @@ def of_weights(path: Path) -> ModelFile:
             return f"tensor of {value.dtype}, {tuple(value.shape)}"
         if isinstance(value, Mapping):
             return {str(key): described(item) for key, item in value.items()}
-        return value if isinstance(value, str | int | float | bool | None) else _cut(repr(value))
+        if isinstance(value, list):
+            return [described(item) for item in value]
+        return value if isinstance(value, str | int | float | bool | None) else f"<{type(value).__name__}>"
 
     where = saved.what.removesuffix(str(path)).strip().replace("the file", "a file of torch.save")
     kind = "weights alone" if saved.target is None else "an echo state network" if _is_esn(saved.target) else "a model"
     return ModelFile(
         path,
         f"{kind}: {where}",
-        saved.config,
+        described(_checked(saved.config, path)),
         specs,
-        metadata=saved.metadata,
-        beside=described(saved.beside),
+        metadata=described(_checked(saved.metadata, path)),
+        beside=described(_checked(saved.beside, path)),
         notes=saved.notes,
     )
+
+
+def _checked(values: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What a file says, if it is not so deep or so large that nobody could have meant it."""
+    try:
+        check_extent(values)
+    except ValueError as error:
+        raise FormatError(f"{path}: tells of its model something {error}; do not use it") from error
+    return values
 
 
 def _is_esn(target: str) -> bool:
@@ -144,7 +157,8 @@ def show_model(console: Console, file: ModelFile) -> None:
         _show_call(console, node)
     others = {key: value for key, value in file.config.items() if key not in (*dict(nodes_of(file.config)), DOOR)}
     settings = {key: as_python(value) for key, value in others.items() if key != "version"}
-    for title, values in (("settings", settings), ("metadata", file.metadata), ("beside the weights", file.beside)):
+    beside = {key: _in_short(value) for key, value in file.beside.items()}
+    for title, values in (("settings", settings), ("metadata", file.metadata), ("beside the weights", beside)):
         if values:
             page.mapping(console, title, {key: _readable(value) for key, value in values.items()})
     _show_tensors(console, file.tensors)
@@ -194,7 +208,9 @@ def _show_call(console: Console, node: Mapping[str, Any]) -> None:
     page.say(console, f"{target}(")
     for name, value, why in lines:
         because = f"  # {tables.printable(why)}" if why else ""
-        line = Text.assemble((f"  {name}", "dim"), tables.printable(_cut(value)), ",", (because, "yellow"))
+        line = Text.assemble(
+            (f"  {tables.printable(name)}", "dim"), tables.printable(_cut(value)), ",", (because, "yellow")
+        )
         console.print(line, soft_wrap=True)
     page.say(console, ")")
 
@@ -204,6 +220,12 @@ def _how_to_load(file: ModelFile) -> Iterator[tuple[str, str]]:
         yield "load", f"make the model yourself; a run begins with these weights by init_from={file.path}"
         return
     yield "load", str(_load_line(file))
+    for root, name in not_trusted(file.model).items():
+        if root in NEVER_REMEMBERED:
+            yield (
+                "careful",
+                f"it names {name}, which is no model and may do anything: know what for before you trust it",
+            )
     if file.sources:
         yield "source", f"runs show {file.path} --source"
 
@@ -220,7 +242,7 @@ def _load_line(file: ModelFile) -> str | None:
     if target.startswith("__main__.") or "<locals>" in target:
         words.append(f"moved={{{json.dumps(target)}: ...}}")
     if roots := not_trusted(node):
-        words.append(f"trust={json.dumps(roots)}")
+        words.append(f"trust={json.dumps(list(roots))}")
     return f"runner.load({', '.join(words)})"
 
 
@@ -241,6 +263,18 @@ def _readable(value: Any) -> Any:
     if isinstance(value, Mapping) and TAG not in value:
         return {key: _readable(item) for key, item in value.items()}
     return as_python(value) if isinstance(value, Mapping | list) else value
+
+
+def _in_short(value: Any) -> Any:
+    """Of much, say the state of an optimizer, only how much it is."""
+    count = _count(value)
+    return value if count <= MOST_ROWS else f"{count} values"
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, Mapping | list):
+        return sum(map(_count, value.values() if isinstance(value, Mapping) else value))
+    return 1
 
 
 def _cut(text: str) -> str:

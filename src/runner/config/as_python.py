@@ -15,6 +15,9 @@ def as_python(form: Any) -> str:
     """`(8, 8)` for `{"$": "tuple", "items": [8, 8]}`. What nobody has encoded stands there as it is."""
     try:
         check_extent(form)
+    except ValueError as error:
+        return f"<{error}>"
+    try:
         return _told(form)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return f"<{repr(form)[:60]}>"

@@ -171,13 +171,13 @@ def unavailable(node: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def not_trusted(node: Mapping[str, Any]) -> list[str]:
-    """The packages of the names in a call that this user would have to trust to build it. Imports nothing."""
+def not_trusted(node: Mapping[str, Any]) -> dict[str, str]:
+    """The packages that this user would have to trust to build a call, and a name in each. Imports nothing."""
     memory = TrustMemory()
     form = {TAG: "call", "of": node.get("_target_"), "arguments": node}
     names = [name for _, name in names_in(form, "") if isinstance(name, str) and name not in _PURE]
     roots = {name.partition(".")[0]: name for name in names if not name.startswith(_NEED_NO_TRUST)}
-    return [root for root in roots if not memory.remembered(root)]
+    return {root: name for root, name in roots.items() if not memory.remembered(root)}
 
 
 def _check_all_there(made: Any, arguments: Mapping[str, Any], where: Path) -> None:
