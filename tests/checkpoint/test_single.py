@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.single import save_file, written
-from runner.errors import CheckpointError, ConfigError, ExistsError, RunnerError, SaveError
+from runner.errors import CheckpointError, ConfigError, DamagedError, ExistsError, RunnerError, SaveError
 from runner.records import Progress
 
 DOCUMENTS = {"config.json": b'{"config": {"door": "here"}, "overrides": []}', "note.txt": b"\x00 anything"}
@@ -148,6 +148,35 @@ def test_many_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> None:
         thread.join()
     assert value_in(path) in range(8)
     assert [one.name for one in tmp_path.iterdir()] == ["net.pt"]
+
+
+def test_who_opened_a_file_that_was_replaced_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    save(path, 1.0)
+    checkpoint = Checkpoint.open(path)
+    save(path, 2.0)
+    with pytest.raises(DamagedError) as caught:
+        checkpoint.tensors()
+    assert str(caught.value) == f"{path}: is another file than when it was opened; open it again"
+    assert value_in(path) == 2.0
+
+
+def test_a_file_that_is_replaced_all_the_time_can_be_opened(tmp_path: Path) -> None:
+    path, ended = tmp_path / "net.pt", threading.Event()
+    save(path, 0.0)
+
+    def keep_saving() -> None:
+        while not ended.is_set():
+            save(path, 1.0)
+
+    thread = threading.Thread(target=keep_saving)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert Checkpoint.open(path).step == 0
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:

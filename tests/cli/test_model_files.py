@@ -298,6 +298,15 @@ def test_show_imports_no_torch_for_a_door_s_file(nets: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_show_of_a_part_of_a_save_says_that_the_weights_are_elsewhere(runs: Callable[..., Done]) -> None:
+    documents = documents_for({"door": "here", "model": {"_target_": "torch.nn.ReLU"}})
+    save_file(Path("a.optimizer.pth"), {"optimizer": {"lr": 0.1}}, documents=documents, facts={})
+    shown = runs("show", "a.optimizer.pth").out.splitlines()
+    assert "what     saved by here, without the model's weights" in shown
+    assert "load  the file that holds the weights; this one belongs to it" in shown
+    assert json.loads(runs("show", "a.optimizer.pth", "--json").out)["load"] is None
+
+
 # ---- verify ----
 
 

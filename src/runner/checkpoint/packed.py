@@ -8,12 +8,12 @@ a torch file     the same as members in archive/data/, and a pickle that shows t
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from runner.checkpoint import tags, torch_file
 from runner.checkpoint.compressed import SUFFIX, Frames
-from runner.checkpoint.files import FileRecord, Member, Source, Stretch, reading, whole_file
+from runner.checkpoint.files import FileRecord, Member, Source, Stretch, reading
 from runner.checkpoint.manifest import MANIFEST_NAME, SIZE_LIMIT, Manifest, parse_manifest
 from runner.checkpoint.zip_layout import Entry, member_names, read_entries
 from runner.errors import CheckpointError, DamagedError, FormatError
@@ -38,14 +38,17 @@ class Packed:
         return self._bytes_of(entry, entry.size) or b""
 
     def opened(self, name: str, record: FileRecord) -> Member:
+        return self._opened(name, record, None)
+
+    def _opened(self, name: str, record: FileRecord, descriptor: int | None) -> Member:
         where = self.path / name
         entry = self._entries.get(f"{self._prefix}{name}")
         if entry is not None:
-            return Member(where, record, self._stretch(entry))
+            return Member(where, record, self._stretch(entry, descriptor))
         entry = self._entries.get(f"{self._prefix}{name}{SUFFIX}")
         if entry is None:
             raise DamagedError(f"{where}: is missing; use another checkpoint")
-        return Member(where, record, self._decompressed(entry, record, where))
+        return Member(where, record, self._decompressed(entry, record, where, descriptor))
 
     def tags(self) -> tuple[str, ...]:
         return tuple(sorted(name.removeprefix(tags.PREFIX) for name in self._unlisted()))
@@ -73,17 +76,23 @@ class Packed:
         return [name for name in (name.removeprefix(self._prefix) for name in names) if name not in listed]
 
     def _read(self) -> tuple[Manifest, dict[str, Entry], str]:
-        with whole_file(self.path) as source:
-            start = bytearray(min(len(_MAGIC), source.size))
-            source.read_into(memoryview(start), 0)
-            if bytes(start) != _MAGIC:
-                raise CheckpointError(
-                    f"{self.path}: is a file, and no packed checkpoint (it begins with {bytes(start)!r}); "
-                    "give a run's directory, a checkpoint's, or a file that `runs pack` wrote"
-                )
-            prefix = _prefix_of(member_names(source, self.path), self.path)
-            entries = {entry.name: entry for entry in read_entries(source, self.path)}
-            manifest = self._manifest_in(source, entries[f"{prefix}{MANIFEST_NAME}"])
+        # All through one descriptor: another file may take the place of this one meanwhile.
+        with reading(self.path) as descriptor:
+            source = Stretch(descriptor, 0, os.fstat(descriptor).st_size, self.path)
+            return self._read_in(source, descriptor)
+
+    def _read_in(self, source: Stretch, descriptor: int) -> tuple[Manifest, dict[str, Entry], str]:
+        start = bytearray(min(len(_MAGIC), source.size))
+        source.read_into(memoryview(start), 0)
+        if bytes(start) != _MAGIC:
+            raise CheckpointError(
+                f"{self.path}: is a file, and no packed checkpoint (it begins with {bytes(start)!r}); "
+                "give a run's directory, a checkpoint's, or a file that `runs pack` wrote"
+            )
+        prefix = _prefix_of(member_names(source, self.path), self.path)
+        entries = {entry.name: entry for entry in read_entries(source, self.path)}
+        manifest = self._manifest_in(source, entries[f"{prefix}{MANIFEST_NAME}"])
+        self._file = source.identity
         self._manifest, self._entries, self._prefix = manifest, entries, prefix
         for name in self._unlisted():
             if self._entries[f"{prefix}{name}"].size or not name.startswith(tags.PREFIX):
@@ -92,24 +101,28 @@ class Packed:
                     "program; do not use it"
                 )
         if prefix:
-            self._check_frame(manifest, entries)
+            self._check_frame(manifest, entries, descriptor)
         return manifest, entries, prefix
 
-    def _check_frame(self, manifest: Manifest, entries: Mapping[str, Entry]) -> None:
+    def _check_frame(self, manifest: Manifest, entries: Mapping[str, Entry], descriptor: int) -> None:
         """What is for torch alone must be what this program writes. So no pickle is ever run, or even read."""
         size = entries[f"{self._prefix}{MANIFEST_NAME}"].size
-        for name, wanted in torch_file.frame(manifest, size, self.opened, self.path).items():
-            if name not in entries or self._bytes_of(entries[name], len(wanted)) != wanted:
+
+        def opened(name: str, record: FileRecord) -> Member:
+            return self._opened(name, record, descriptor)
+
+        for name, wanted in torch_file.frame(manifest, size, opened, self.path).items():
+            if name not in entries or self._bytes_of(entries[name], len(wanted), descriptor) != wanted:
                 raise FormatError(
                     f"{self.path}: its {name!r} is not the one that belongs to the checkpoint in it: damaged, or not "
                     "packed by this program; nothing in it was run; do not use it"
                 )
 
-    def _bytes_of(self, entry: Entry, limit: int) -> bytes | None:
+    def _bytes_of(self, entry: Entry, limit: int, descriptor: int | None = None) -> bytes | None:
         if entry.size > limit:
             return None
         raw = bytearray(entry.size)
-        with self._stretch(entry) as source:
+        with self._stretch(entry, descriptor) as source:
             source.read_into(memoryview(raw), 0)
         return bytes(raw)
 
@@ -122,15 +135,16 @@ class Packed:
         return parse_manifest(bytes(raw), where)
 
     @contextmanager
-    def _stretch(self, entry: Entry) -> Iterator[Source]:
-        with reading(self.path) as descriptor:
-            if os.fstat(descriptor).st_size < entry.begin + entry.size:
+    def _stretch(self, entry: Entry, opened: int | None) -> Iterator[Source]:
+        with reading(self.path) if opened is None else nullcontext(opened) as descriptor:
+            stretch = Stretch(descriptor, entry.begin, entry.size, self.path)
+            if stretch.identity != self._file or os.fstat(descriptor).st_size < entry.begin + entry.size:
                 raise DamagedError(f"{self.path}: is another file than when it was opened; open it again")
-            yield Stretch(descriptor, entry.begin, entry.size, self.path)
+            yield stretch
 
     @contextmanager
-    def _decompressed(self, entry: Entry, record: FileRecord, where: Path) -> Iterator[Source]:
-        with self._stretch(entry) as source:
+    def _decompressed(self, entry: Entry, record: FileRecord, where: Path, opened: int | None) -> Iterator[Source]:
+        with self._stretch(entry, opened) as source:
             yield Frames(source, record, where)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from runner.checkpoint.handle import Checkpoint
 from runner.cli import tables
 from runner.cli.choosing import WeightsFile, found_model
-from runner.cli.model_page import nodes_of
+from runner.cli.model_file import nodes_of
 from runner.cli.summary import plain
 from runner.cli.tables import Column
 from runner.config.as_python import as_python

@@ -23,7 +23,8 @@ from runner.cli.differing import show_differences
 from runner.cli.evaluating import evaluate
 from runner.cli.exporting import export_weights
 from runner.cli.listing import show_list
-from runner.cli.model_page import model_json, of_door, of_weights, show_source
+from runner.cli.model_file import of_door, of_weights, show_source
+from runner.cli.model_page import model_json
 from runner.cli.packing import pack_checkpoint, unpack_checkpoint
 from runner.cli.predicting import predict
 from runner.cli.pruning import prune

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from runner.checkpoint.handle import Checkpoint
 from runner.cli import model_page, page, tables
-from runner.cli.model_page import ModelFile
+from runner.cli.model_file import ModelFile
 from runner.cli.page import local_time
 from runner.cli.summary import Summary, plain, size_of, to_json
 from runner.cli.tables import Column
