@@ -61,7 +61,11 @@ def _source_of(cls: type) -> bytes | None:
         path = Path(file)
         if not is_own(path):
             return None
-        return path.read_bytes() if path.stat().st_size <= LARGEST_SOURCE else None
+        try:
+            return path.read_bytes() if path.stat().st_size <= LARGEST_SOURCE else None
+        except OSError:
+            # No longer to be read: that is no reason not to save.
+            return None
     if cls.__module__ != "__main__":
         return None
     try:
