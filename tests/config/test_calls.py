@@ -247,6 +247,7 @@ def call(of: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 SHELL = call("os.system", f"touch {MARK}")
 LOADED = call("importlib.machinery.ModuleSpec", "canary", None, origin="canary.so")
 
+RANGE = {"$": "range", "items": [0, 2, 1]}
 HOSTILE: dict[str, Any] = {
     "a shell": SHELL,
     "a shell by its real name": call("posix.system", f"touch {MARK}"),
@@ -287,6 +288,9 @@ HOSTILE: dict[str, Any] = {
     "a call with a list of arguments": {"$": "call", "of": "torch.nn.ReLU", "arguments": [1]},
     "a call with a tuple of arguments": {**call("torch.nn.ReLU"), "arguments": {"$": "tuple", "items": []}},
     "a call with a number of arguments": {**call("torch.nn.ReLU"), "arguments": {"_args_": 3}},
+    "a call with a shell for its arguments": {**call("torch.nn.ReLU"), "arguments": SHELL},
+    "a call of a range of arguments": {**call(here("Many")), "arguments": {"_args_": RANGE}},
+    "a partial of a range of arguments": {"$": "partial", "of": here("Many"), "arguments": {"_args_": RANGE}},
     "a partial without arguments": {"$": "partial", "of": "torch.nn.ReLU", "arguments": {}},
     "a call inside, with an argument that is missing": call("torch.nn.ReLU", {"$": "missing", "why": "is a lambda"}),
     "a tuple of everything": {"$": "tuple", "items": {"$": "range", "items": [0, 10**12]}},
@@ -317,13 +321,15 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_argument_is_refused_and_nothing_is_run(form: Any, canary: Path) -> None:
-    for node in ({"_target_": here("Many"), "first": 1, "second": form}, {"_target_": here("Many"), "_args_": [form]}):
+    named, rest = {"_target_": here("Many"), "first": 1}, {"_target_": here("Many")}
+    for node in ({**named, "second": form}, {**rest, "_args_": [form]}, {**named, "": form}, {**named, "$": form}):
         with pytest.raises(RunnerError) as caught:
             build_call(node, where=HERE, trust=[__name__])
         assert str(caught.value).startswith("/somewhere/net.pt: ")
     if isinstance(form, dict):
-        with pytest.raises(RunnerError):
-            build_value(form, where=HERE, path="optimizer")
+        for value in (form, [form]):
+            with pytest.raises(RunnerError):
+                build_value(value, where=HERE, path="optimizer")
     assert not canary.exists()
     assert "canary" not in sys.modules
 

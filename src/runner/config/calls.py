@@ -175,7 +175,7 @@ def not_trusted(node: Mapping[str, Any]) -> dict[str, str]:
     """The packages that this user would have to trust to build a call, and a name in each. Imports nothing."""
     memory = TrustMemory()
     form = {TAG: "call", "of": node.get("_target_"), "arguments": node}
-    names = [name for _, name in names_in(form, "") if isinstance(name, str) and name not in _PURE]
+    names = [name for _, name in names_in(form) if isinstance(name, str) and name not in _PURE]
     roots = {name.partition(".")[0]: name for name in names if not name.startswith(_NEED_NO_TRUST)}
     return {root: name for root, name in roots.items() if not memory.remembered(root)}
 
@@ -211,23 +211,25 @@ class _Names:
         self._where, self._path, self._trust = where, path, trust
         self._given = {**given, **{old: new for old, new in moved.items() if not isinstance(new, str)}}
         self._moved = {old: new for old, new in moved.items() if isinstance(new, str)}
+        self._checked: set[str] = set()
 
     def check(self, form: Any) -> None:
         """Raise TrustError or CheckpointError unless every name may be imported. Nothing is imported before."""
-        outer, *_ = [name for _, name in names_in(form, "")] if is_call(form) else [None]
+        outer, *_ = [name for _, name in names_in(form)] if is_call(form) else [None]
         wanted: dict[str, Any] = {}
-        for place, name in names_in(form, ""):
+        for place, name in names_in(form):
             if not isinstance(name, str):
                 raise FormatError(f"{self._where}: {self._path} has {name!r:.80} for a name; wanted MODULE.NAME")
             now = self._now(name)
+            self._checked.add(name)
             if name in self._given or now in _PURE:
                 continue
             self._check_importable(name, now)
-            if place == "" and name == outer:
+            if place is None and name == outer:
                 wanted["_target_"] = now
             else:
                 # Beside a target, the gate takes what begins with an underscore for an instruction.
-                wanted.setdefault(place.lstrip("_") or "value", []).append({"_target_": now})
+                wanted.setdefault((place or "").lstrip("_") or "value", []).append({"_target_": now})
         # Of what kind it has to be follows from the node; the gate looks at no others.
         node = self._path if self._path in NODES else "objective"
         # Whoever says where a class is now trusts what is there.
@@ -250,7 +252,9 @@ class _Names:
         return self._moved.get(name, name)
 
     def found(self, name: str) -> Any:
-        """What a name stands for; it has been checked."""
+        """What a name stands for. Raises ValueError for one that has not been checked."""
+        if name not in self._checked:
+            raise ValueError(f"{name!r:.80} is not where names stand")
         now = self._now(name)
         if name in self._given:
             return self._given[name]

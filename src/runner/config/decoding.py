@@ -82,21 +82,24 @@ def why_missing(form: Any) -> str | None:
     return next((why for one in inner if (why := why_missing(one)) is not None), None)
 
 
-def names_in(form: Any, argument: str) -> Iterator[tuple[str, Any]]:
-    """Every import path in an encoded value, outer ones first, with the argument of the outermost call that has it."""
+def names_in(form: Any, argument: str | None = None) -> Iterator[tuple[str | None, Any]]:
+    """Every import path in an encoded value, outer ones first, with the argument of the outermost call that has it.
+
+    None stands for what is outermost itself: any text may be the name of an argument.
+    """
     if isinstance(form, list):
         for item in form:
-            yield from names_in(item, argument)
+            yield from names_in(item, argument or "")
     elif isinstance(form, Mapping):
         key = _NAMED.get(form[TAG]) if isinstance(form.get(TAG), str) else None
         if key is not None:
             yield argument, form.get(key)
         for name, item in form.items():
-            if not argument and is_call(form) and name == "arguments" and isinstance(item, Mapping):
+            if argument is None and is_call(form) and name == "arguments" and isinstance(item, Mapping):
                 for own, inner in item.items():
                     yield from names_in(inner, own)
             else:
-                yield from names_in(item, argument)
+                yield from names_in(item, argument or "")
 
 
 def decode(form: Any, found: Found) -> Any:
@@ -168,7 +171,7 @@ def _arguments(form: Mapping[str, Any], found: Found) -> dict[str, Any]:
 
 def call(made: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Call with arguments by name; those under `_args_` are what a `*args` takes."""
-    rest = list(arguments.get(_POSITIONAL, ()))
+    rest = _rest(arguments.get(_POSITIONAL, []))
     named = {name: value for name, value in arguments.items() if name != _POSITIONAL}
     first = []
     for one in inspect.signature(made).parameters.values():
@@ -178,9 +181,16 @@ def call(made: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return made(*first, *rest, **named)
 
 
+def _rest(value: Any) -> list[Any]:
+    """What a `*args` takes: a list, for a range of a few digits would be arguments of any number."""
+    if not isinstance(value, list):
+        raise TypeError(f"{_POSITIONAL} is a {type(value).__name__}; wanted a list")
+    return value
+
+
 def _partial(form: Mapping[str, Any], found: Found) -> Any:
     arguments = _arguments(form, found)
-    rest = arguments.pop(_POSITIONAL)
+    rest = _rest(arguments.pop(_POSITIONAL))
     return functools.partial(found(form["of"]), *rest, **arguments)
 
 
