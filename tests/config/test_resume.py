@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from runner.checkpoint.policies import KeepPolicy
+from runner.checkpoint.single import save_file
 from runner.checkpoint.store import CheckpointStore
 from runner.config.diff import NOT_THERE
 from runner.config.digests import environment_digests
@@ -477,6 +478,18 @@ def test_a_run_without_a_checkpoint_begins_anew_in_its_directory(place: Place) -
     assert again.run == launched.run and again.resumption is None
     assert again.notes == (f"{place.run}: stopped before it had saved a checkpoint; it begins anew, at step 0",)
     assert resumed(place.again(), again.config, Words()) is None
+
+
+def test_a_file_that_a_door_saved_is_no_run_to_go_on_with(place: Place, tmp_path: Path) -> None:
+    documents = {"config.json": b'{"config": {"door": "save_load"}, "overrides": []}'}
+    path = tmp_path / "net.pt"
+    save_file(path, {"model": {}}, documents=documents, facts={})
+    with pytest.raises(ResumeError) as caught:
+        prepare([f"--config-path={place.conf}", f"+resume={path}"], memory=place.memory)
+    assert str(caught.value) == (
+        f"{path}: was saved by save_load, and is of no run that could go on; "
+        f"init_from={path} begins one with its weights"
+    )
 
 
 def test_a_run_whose_saved_config_is_gone_is_refused(place: Place) -> None:

@@ -69,16 +69,14 @@ def show_file(console: Console, file: ModelFile, checkpoint: Checkpoint | None, 
     """Print all about a file with a model in it that is of no run."""
     page.title(console, str(file.path))
     told = model_page.facts(file)
-    if checkpoint is None:
-        told["size"] = size(size_of(file.path) if file.path.is_dir() else file.path.stat().st_size)
-    else:
+    if checkpoint is not None:
         manifest, progress, created = checkpoint.manifest, checkpoint.progress, _time(checkpoint)
         told["created"] = f"{local_time(created)}, {tables.age(created, now)} ago"
         if progress.step or progress.epoch:
             told["progress"] = position(progress.step, progress.epoch, progress.batch)
             told["trained"] = f"{manifest.seconds:.0f} s"
         told |= {"metrics": _scores(checkpoint.metrics)} if checkpoint.metrics else {}
-        told |= {"size": size(file.path.stat().st_size)}
+    told["size"] = size(size_of(file.path) if file.path.is_dir() else file.path.stat().st_size)
     page.facts(console, told)
     model_page.show_model(console, file)
     if checkpoint is not None:

@@ -19,7 +19,7 @@ def as_python(form: Any) -> str:
         return f"<{error}>"
     try:
         return _told(form)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return f"<{repr(form)[:60]}>"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from runner.checkpoint.handle import Checkpoint
+from runner.config.calls import DOOR
 from runner.config.check import Settings, check
 from runner.config.composing import Config
 from runner.config.diff import NOT_THERE, STRUCTURAL, Difference, differences
@@ -114,6 +115,11 @@ def _saved(found: Found) -> SavedConfig:
     try:
         if found.checkpoint is not None:
             where = found.checkpoint.path
+            if DOOR in found.checkpoint.config:
+                raise ResumeError(
+                    f"{where}: was saved by {found.checkpoint.config[DOOR]}, and is of no run that could go on; "
+                    f"init_from={where} begins one with its weights"
+                )
             composed, built = found.checkpoint.document(COMPOSED), found.checkpoint.document(BUILT)
         else:
             assert found.run is not None
