@@ -186,7 +186,10 @@ def test_ls_of_what_is_not_there_is_refused(tmp_path: Path, runs: Runs) -> None:
         2,
         "runs: nowhere: is not there; name one\n",
     )
-    assert runs("ls", "file").stderr == "runs: file: not a directory; name one\n"
+    assert (
+        runs("ls", "file").stderr
+        == "runs: file: is a file, and no directory of runs; runs show file shows what it is\n"
+    )
 
 
 def test_ls_judges_by_each_runs_own_monitor(tmp_path: Path, runs: Runs) -> None:

@@ -74,12 +74,11 @@ def _to_verify(text: str) -> Iterator[Checkpoint | WeightsFile | _Unreadable]:
     path = Path(text)
     if path.is_file() or looks_like_checkpoint(path):
         try:
-            place = found_anything(text)
+            place = found_anything(text) if path.is_file() else Checkpoint.open(path)
+            assert not isinstance(place, RunDir)
+            yield place
         except CheckpointError as e:
             yield _Unreadable(path, e)
-            return
-        assert not isinstance(place, RunDir)
-        yield place
         return
     runs = find_runs(path)
     if not runs:
