@@ -331,6 +331,25 @@ def test_a_file_names_no_class_that_this_user_has_not_handed_over(
     assert_equal(trained, moved)
 
 
+def test_what_was_handed_over_as_an_argument_may_stand_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "def double(x):\n    return 2 * x\n\n\ndef half(epoch):\n    return 0.5**epoch\n"
+    (tmp_path / "own_functions.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_functions")
+    handler = NNHandler(Activated, activation=own.double)
+    handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    handler.save(tmp_path / "a.pth")
+    assert NNHandler.load(tmp_path / "a.pth").model.activation is own.double
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    handler = NNHandler(Net)
+    handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    handler.set_scheduler(lr_scheduler.LambdaLR, lr_lambda=own.half)
+    handler.save(tmp_path / "b.pth")
+    assert NNHandler.load(tmp_path / "b.pth").scheduler.lr_lambdas == [own.half]
+
+
 def test_the_source_in_a_file_is_named_where_its_class_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone_nets.py").write_text("import torch\n\n\nclass Gone(torch.nn.Linear):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)

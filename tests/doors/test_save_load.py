@@ -831,6 +831,9 @@ def test_a_subclass_in_a_module_that_is_not_imported_yet_is_found_if_this_user_h
         cls.load("net.pth")
     assert "sub_of_test" not in sys.modules
     assert type(cls.load("net.pth", trust=["sub_of_test"])).__qualname__ == "Sub"
+    # What was trusted for one file is not remembered.
+    with pytest.raises(TrustError):
+        base().load("net.pth")
 
 
 def test_where_a_class_is_gone_the_source_in_the_file_is_named(base: Callable[[], Any]) -> None:

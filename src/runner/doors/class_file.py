@@ -15,7 +15,7 @@ from torch import nn
 from runner.checkpoint.contents import TAG
 from runner.checkpoint.single import save_file
 from runner.config.calls import build_value
-from runner.config.decoding import missing, names_in
+from runner.config.decoding import missing
 from runner.config.encoding import CALL, target_of
 from runner.config.secrets import redact
 from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
@@ -23,7 +23,7 @@ from runner.runs.fitting import fit, own_state, values_of
 from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import DOOR, SOURCE, SavedModel, build, read_saved
 from runner.training.generators import untouched
-from runner.trust_memory import TrustMemory, located
+from runner.trust_memory import located
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ def write(module: nn.Module, path: Path, *, overwrite: bool) -> None:
         overwrite=overwrite,
         compress=settings.compress,
     )
-    remember(made)
-    TrustMemory().remember(name for _, name in names_in(node, "model"))
+    remember(node)
 
 
 def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> None:
@@ -118,7 +117,7 @@ def built(cls: type[nn.Module], path: str | PathLike[str], given: Given) -> nn.M
     saved = _read(path)
     found = _class_in(cls, saved, given) if "model" in saved.config else cls
     _compare(saved, found, given.versions)
-    remember(found)
+    remember(cls)
     module = _made(found, saved, given)
     fit(
         module,

@@ -24,20 +24,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.checkpoint.single import save_file
-from runner.config.calls import encoded, target_of
-from runner.config.decoding import names_in
+from runner.config.calls import encoded
 from runner.config.nodes import device_of
-from runner.doors.container_calls import Arguments, Classes, Made, ModelObjects, initialized
+from runner.doors.container_calls import Made, ModelObjects, initialized
 from runner.doors.container_files import DOOR, Wishes, rebuilt
 from runner.doors.container_metadata import as_document, handed_over, metadata_of
 from runner.errors import ConfigError, ExistsError, InitializationError
 from runner.runs.fitting import own_state
-from runner.runs.handed import documents_for, facts_here
+from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import METADATA, read_saved
 from runner.training import optimizer_state
 from runner.training.module_state import transient
 from runner.training.schedule import TorchScheduler
-from runner.trust_memory import TrustMemory
 
 
 class ModelContainer:
@@ -66,7 +64,7 @@ class ModelContainer:
         arguments = {"model": model_kwargs, "optimizer": optim_kwargs, "scheduler": scheduler_kwargs}
         made = initialized(classes, arguments)
         self._made = made
-        _remember(classes, arguments)
+        remember(*made.nodes.values())
         return made.objects
 
     def save(self, folder: str | os.PathLike[str], prefix: str | None = None, **metadata: Any) -> str:
@@ -112,7 +110,8 @@ class ModelContainer:
         made = rebuilt(saved, Wishes(classes, arguments, moved or {}, trust, to))
         metadata = metadata_of(saved, made)
         self._made = made
-        _remember(classes, arguments)
+        remember(*(one for one in classes.values() if one is not None))
+        remember({word: encoded(value) for given in arguments.values() for word, value in (given or {}).items()})
         return metadata, made.objects
 
     def _save(self, folder: str | os.PathLike[str], prefix: str | None, kind: str, metadata: Mapping[str, Any]) -> str:
@@ -139,13 +138,6 @@ class ModelContainer:
                 # Saved in the same second, by whomever.
                 count += 1
                 path = path.with_name(f"{name}_{count}.zip")
-
-
-def _remember(classes: Classes, arguments: Arguments) -> None:
-    """What is handed to a door is the user's own, so that from now on files may name it."""
-    forms = [encoded(value) for given in arguments.values() for value in (given or {}).values()]
-    targets = [target_of(one) for one in classes.values() if one is not None]
-    TrustMemory().remember([*targets, *(name for form in forms for _, name in names_in(form, ""))])
 
 
 def _checked(prefix: str | None) -> str:

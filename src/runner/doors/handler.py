@@ -37,7 +37,7 @@ class NNHandler:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"NNHandler(model_class=...): made a {type(model).__name__}; wanted a torch.nn.Module")
         node = call_of(model_class, (), model_kwargs)
-        remember(model_class)
+        remember(node)
         model = model.to(here)
         self.parts = Parts(model, node, here, world, model, run=secrets.token_hex(8))
         """What the functions of handler.py work on."""
@@ -112,7 +112,7 @@ class NNHandler:
             raise ConfigError(f"set_optimizer: made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer")
         parts.optimizer_node = handler_schedule.call_without_first(optimizer_class, parts.model.parameters(), kwargs)
         parts.scheduler_node = parts.scheduler_state = None
-        remember(optimizer_class)
+        remember(parts.optimizer_node)
         if old is not None:
             old.optimizer, old.scheduler = optimizer, handler_schedule.unscheduled(optimizer)
             return
@@ -148,7 +148,7 @@ class NNHandler:
                 group["lr"] = rate
         state.scheduler, parts.scheduler_state = scheduler, None
         parts.scheduler_node = handler_schedule.call_without_first(scheduler_class, optimizer, kwargs)
-        remember(scheduler_class)
+        remember(parts.scheduler_node)
 
     def set_loss_fn(self, loss_fn: Callable[..., Any], **kwargs: Any) -> None:
         """The mean loss of (outputs, targets): a module, a function with its further arguments, or a class with its."""
@@ -159,7 +159,7 @@ class NNHandler:
         self.parts.loss = loss
         arguments = {name: encoded(value) for name, value in kwargs.items()}
         self.parts.loss_node = {"function": encoded(loss_fn), "arguments": arguments}
-        remember(loss_fn if isinstance(loss_fn, type) or not isinstance(loss_fn, nn.Module) else type(loss_fn))
+        remember(self.parts.loss_node)
 
     def set_train_loader(self, dataset: Any, **kwargs: Any) -> None:
         """The training data, of pairs (inputs, targets): a data set with the arguments of a torch DataLoader, or one.

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runner.config.decoding import names_in
 from runner.config.encoding import target_of
 from runner.config.secrets import redact
 from runner.runs import provenance
@@ -42,9 +43,18 @@ def facts_here() -> dict[str, Any]:
     return dict(_git()[0])
 
 
-def remember(*made: Any) -> None:
-    """Note classes and functions as this user's own: he has handed them to a door, so files may name them."""
-    TrustMemory().remember([target_of(one) for one in made])
+def remember(*handed: Any) -> None:
+    """Note classes, functions and calls as this user's own: he has handed them to a door, so files may name them.
+
+    Of a call, which is the node that `call_of` gives, also what stands in its arguments.
+    """
+    targets = []
+    for one in handed:
+        if isinstance(one, Mapping):
+            targets += [name for _, name in names_in(one)] + ([one["_target_"]] if "_target_" in one else [])
+        else:
+            targets.append(target_of(one))
+    TrustMemory().remember(targets)
 
 
 @cache
