@@ -18,7 +18,7 @@ import runner
 from runner.checkpoint.single import save_file
 from runner.cli.runs import app
 from runner.config.calls import METADATA
-from runner.errors import RunnerError
+from runner.errors import CheckpointError, RunnerError
 from runner.models import classic_esn
 from runner.runs.handed import documents_for, facts_here
 from runner.trust_memory import TrustMemory
@@ -184,6 +184,28 @@ def test_show_of_a_hostile_file_prints_what_it_says_and_nothing_else(runs: Calla
         "careful  it names os.system, which is no model and may do anything: know what for before you trust it" in shown
     )
     assert not Path("EXECUTED").exists()
+
+
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+@pytest.mark.parametrize("place", ["model", "version", "metadata"])
+def test_a_file_that_is_nested_too_deep_is_refused_by_every_command(
+    place: str, depth: int, runs: Callable[..., Done]
+) -> None:
+    deep = "[" * depth + "]" * depth
+    model = '{"_target_": "torch.nn.Linear", "_args_": [2, 1]}' if place != "model" else f'{{"_target_": {deep}}}'
+    config = f'{{"door": "here", "model": {model}, "version": {deep if place == "version" else 1}}}'
+    documents = {
+        "config.json": f'{{"config": {config}, "overrides": []}}'.encode(),
+        METADATA: f'{{"a": {deep if place == "metadata" else 1}}}'.encode(),
+    }
+    save_file(Path("net.zip"), {"model": torch.nn.Linear(2, 1).state_dict()}, documents=documents, facts={})
+    refused = f"net.zip/{METADATA if place == 'metadata' else 'config.json'}: is "
+    for words in (("show", "net.zip"), ("show", "net.zip", "--json"), ("diff", "net.zip", "net.zip")):
+        if place != "metadata" or words[0] == "show":
+            assert runs(*words).out.startswith(refused), words
+    with pytest.raises(CheckpointError, match=refused):
+        runner.load("net.zip")
+    assert runs("verify", "net.zip").code == 0
 
 
 def test_show_of_an_echo_state_network(runs: Callable[..., Done]) -> None:

@@ -27,6 +27,22 @@ TAG = "$"
 """The key that says what an object in a tree is."""
 
 
+def parse_document(text: bytes, where: Path) -> Any:
+    """What stands in a JSON document of a checkpoint. Raises FormatError for none, and for what is nested too deep."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: is not JSON ({error}); use another checkpoint") from error
+    pending = [(values, 0)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > 2 * DEPTH_LIMIT:
+            raise FormatError(f"{where}: is nested deeper than {2 * DEPTH_LIMIT} levels; use another checkpoint")
+        if isinstance(value, dict | list):
+            pending += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+    return values
+
+
 def parse_state(text: bytes, where: Path) -> dict[str, Any]:
     """The flattened trees in the text of state.json (at `where`) by their keys.
 

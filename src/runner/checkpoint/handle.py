@@ -3,14 +3,13 @@
 torch is imported only where tensors are read, so that looking at configs and metrics stays quick.
 """
 
-import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model_names
+from runner.checkpoint.contents import FROZEN, MODEL, STATE, TENSOR_FILES, model_names, parse_document
 from runner.checkpoint.files import Member
 from runner.checkpoint.manifest import MANIFEST_NAME, Manifest
 from runner.checkpoint.places import Directory, Place, place_at
@@ -233,12 +232,7 @@ class Checkpoint:
         return self.place.opened(name, self.manifest.files[name])
 
     def _document(self, key: str, kind: type) -> Any:
-        try:
-            values = json.loads(self.document(CONFIG))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise FormatError(f"{self.path / CONFIG}: is not JSON ({error}); use another checkpoint") from error
+        values = parse_document(self.document(CONFIG), self.path / CONFIG)
         if not isinstance(values, dict) or not isinstance(values.get(key), kind):
             raise FormatError(f"{self.path / CONFIG}: has no {key!r} as a {kind.__name__}; use another checkpoint")
         return values[key]

@@ -3,13 +3,12 @@
 Nothing that the file names is imported.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint.contents import FROZEN, MODEL, STATE, model_names, parse_state
+from runner.checkpoint.contents import FROZEN, MODEL, STATE, model_names, parse_document, parse_state
 from runner.checkpoint.damage import read_header
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.header import TORCH_NAMES, Entry
@@ -67,7 +66,7 @@ def of_door(checkpoint: Checkpoint) -> ModelFile | None:
         return None
     files = checkpoint.manifest.files
     has_model = "model" in parse_state(checkpoint.document(STATE), checkpoint.path / STATE)
-    metadata = json.loads(checkpoint.document(METADATA)) if METADATA in files else {}
+    metadata = parse_document(checkpoint.document(METADATA), checkpoint.path / METADATA) if METADATA in files else {}
     return ModelFile(
         checkpoint.path,
         f"saved by {config[DOOR]}" + ("" if has_model else ", without the model's weights"),

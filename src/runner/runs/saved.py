@@ -4,13 +4,13 @@ One reader for `runner.load` and the Python doors: `read_saved` opens anything, 
 `rebuild` makes the model of it, where the file tells how.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.checkpoint.contents import parse_document
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.listing import split_choice
@@ -113,12 +113,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the user noted beside the state, as JSON has it; {} where nobody did."""
     if METADATA not in checkpoint.manifest.files:
         return {}
-    try:
-        values = json.loads(checkpoint.document(METADATA))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise FormatError(f"{checkpoint.path / METADATA}: is not JSON ({error}); use another checkpoint") from error
+    values = parse_document(checkpoint.document(METADATA), checkpoint.path / METADATA)
     return values if isinstance(values, dict) else {}
 
 
@@ -208,9 +203,10 @@ def build(
             config = dict(saved.config)
         else:
             assert saved.checkpoint is not None
-            names = {old: new if isinstance(new, str) else target_of(new) for old, new in (moved or {}).items()}
+            classes = {**(moved or {}), **(given or {})}
+            names = {old: new if isinstance(new, str) else target_of(new) for old, new in classes.items()}
             # Whoever says where a class is now trusts what is there.
-            trusted = (*trust, *(new.rpartition(".")[0] or new for new in names.values()), *(given or {}))
+            trusted = (*trust, *(new.rpartition(".")[0] or new for new in names.values()))
             config = config_for_use(saved.checkpoint, keys, overrides, trusted=trusted, moved=names)
             with untouched():
                 model = instantiate(config["model"], "model", **(arguments or {}))
