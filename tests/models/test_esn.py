@@ -533,3 +533,8 @@ def test_the_package_exports_the_functions_and_the_class() -> None:
     assert runner.models.ESNModel is ESNModel and issubclass(ESNModel, nn.Module)
     with pytest.raises(AttributeError, match=r"^module 'runner.models' has no attribute 'classical_esn'$"):
         _ = runner.models.classical_esn
+
+
+def test_a_truth_is_no_number() -> None:
+    with pytest.raises(ConfigError, match=r"^model.leak_rate is True; wanted more than 0, and at most 1$"):
+        classic_esn(5, 1, 1, leak_rate=True)

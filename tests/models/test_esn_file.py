@@ -131,7 +131,7 @@ def test_states_of_another_size_are_refused(tmp_path: Path) -> None:
     model(x())
     model.save(tmp_path / "a.pt", include_states=True)
     changed(tmp_path / "a.pt", lambda saved: saved.update(reservoir_states={"reservoir": torch.zeros(4, 19)}))
-    with pytest.raises(MismatchError, match=r"size mismatch for the reservoir states: the file has \[4, 19\], the mod"):
+    with pytest.raises(MismatchError, match=r"size mismatch for the reservoir states: the file has float32 \[4, 19\]"):
         model.load(tmp_path / "a.pt", load_states=True)
     model.load(tmp_path / "a.pt")
 
@@ -473,3 +473,57 @@ def test_a_model_saves_what_stays_small(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(model, buffer)
     assert buffer.getbuffer().nbytes < 30_000
+
+
+@pytest.mark.parametrize(
+    ("states", "there"),
+    [
+        (torch.ones(4, 20, dtype=torch.int64), r"int64 \[4, 20\]"),
+        (torch.ones(4, 20, dtype=torch.complex64), r"complex64 \[4, 20\]"),
+        (torch.ones(4, 20, device="meta"), r"float32 \[4, 20\]"),
+        (torch.ones(4, 20).to_sparse(), r"float32 \[4, 20\]"),
+        (torch.ones(0, 20), r"float32 \[0, 20\]"),
+        (torch.ones(20), r"float32 \[20\]"),
+    ],
+)
+def test_states_that_are_none_are_refused_before_anything_is_loaded(tmp_path: Path, states: Tensor, there: str) -> None:
+    small().save(tmp_path / "a.pt")
+    changed(tmp_path / "a.pt", lambda saved: saved.update(reservoir_states={"reservoir": states}))
+    model = small(seed=1)
+    with pytest.raises(MismatchError, match=rf"the file has {there}, the model real numbers \(sequences, 20\); load"):
+        model.load(tmp_path / "a.pt", load_states=True)
+    assert same(model, small(seed=1))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(torch.ones(3), "tensor"), ([1.0], "[1.0]"), ("x" * 10**6, "'xxx")])
+def test_a_config_of_nonsense_is_refused_in_few_words(tmp_path: Path, value: Any, shown: str) -> None:
+    small().save(tmp_path / "a.pt")
+    changed(tmp_path / "a.pt", lambda saved: saved["config"].update(leak_rate=value))
+    with pytest.raises(MismatchError) as caught:
+        small().load(tmp_path / "a.pt")
+    said = str(caught.value)
+    assert f"leak_rate is {shown}" in said and "in the file and 1.0 in the model" in said and len(said) < 500
+
+
+def test_two_names_of_one_weight_are_refused(tmp_path: Path) -> None:
+    small().save(tmp_path / "a.pt")
+    changed(tmp_path / "a.pt", lambda saved: saved["state_dict"].update({f"module.{HH}": torch.zeros(20, 20)}))
+    with pytest.raises(MismatchError, match=rf"has {HH} and module.{HH}, which are of the same weight; leave one out"):
+        small().load(tmp_path / "a.pt")
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path: Path) -> None:
+    size, rate = np.arange(20, 21)[0], np.linspace(0.5, 1.0, 2)[0]
+    model = classic_esn(size, 2, 2, leak_rate=rate, bias=np.float32(0.25), trainable=True)
+    model.save(tmp_path / "a.pt")
+    config = torch.load(tmp_path / "a.pt", weights_only=True)["config"]
+    assert (config["reservoir_size"], config["leak_rate"], config["bias"]) == (20, 0.5, 0.25)
+    classic_esn(20, 2, 2, leak_rate=0.5, bias=0.25).load(tmp_path / "a.pt")
+
+
+def test_weights_that_are_parts_of_a_larger_tensor_are_saved_alone(tmp_path: Path) -> None:
+    model = small()
+    assert model.readout is not None
+    model.readout.weight = nn.Parameter(torch.zeros(1000, 1000)[:2, :22])
+    model.save(tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 20_000

@@ -4,6 +4,7 @@ B batch, T time, F input, U driver, O output, N units, D what the readout sees.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from runner.errors import ConfigError
 from runner.models.drawing import Drawing
 from runner.models.esn_file import load_file, save_file
-from runner.models.esn_inputs import Input, check_driver, parts
-from runner.models.esn_options import dtype_of, option_problems
+from runner.models.esn_options import OF_RESERVOIR, dtype_of, option_problems, plain_numbers
 from runner.models.readout import Readout
 from runner.models.reservoir import Reservoir
+
+Input = Tensor | Mapping[str, Tensor]
+"""x: (B, T, F), {"input": x}, or with a driver {"input": x, "driver": u}, u: (B, T, U)."""
 
 
 class ESNModel(nn.Module):
@@ -57,48 +60,41 @@ class ESNModel(nn.Module):
         seed: of all weights, which then leave torch's generator alone; None draws from that. dtype: None is torch's.
         """
         super().__init__()
-        self._hyperparameters: dict[str, Any] = {
-            "reservoir_size": reservoir_size,
-            "input_size": input_size,
-            "output_size": output_size,
-            "squared": squared,
-            "activation": activation,
-            "leak_rate": leak_rate,
-            "spectral_radius": spectral_radius,
-            "connectivity": connectivity,
-            "input_scaling": input_scaling,
-            "driver_size": driver_size,
-            "driver_scaling": driver_scaling,
-            "bias": bias,
-            "trainable": trainable,
-            "stateful": stateful,
-            "readout_bias": readout_bias,
-            "readout_trainable": readout_trainable,
-            "seed": seed,
-        }
-        if problems := option_problems(self._hyperparameters):
+        held = self._hyperparameters = plain_numbers(
+            {
+                "reservoir_size": reservoir_size,
+                "input_size": input_size,
+                "output_size": output_size,
+                "squared": squared,
+                "activation": activation,
+                "leak_rate": leak_rate,
+                "spectral_radius": spectral_radius,
+                "connectivity": connectivity,
+                "input_scaling": input_scaling,
+                "driver_size": driver_size,
+                "driver_scaling": driver_scaling,
+                "bias": bias,
+                "trainable": trainable,
+                "stateful": stateful,
+                "readout_bias": readout_bias,
+                "readout_trainable": readout_trainable,
+                "seed": seed,
+            }
+        )
+        if problems := option_problems(held):
             raise ConfigError(problems)
-        drawing = Drawing(seed, dtype_of(dtype))
+        drawing = Drawing(held["seed"], dtype_of(dtype))
         self._modules_dict = nn.ModuleDict()
         self._modules_dict["reservoir"] = Reservoir(
-            reservoir_size,
-            input_size,
-            driver_size=driver_size,
-            activation=activation,
-            leak_rate=leak_rate,
-            spectral_radius=spectral_radius,
-            connectivity=connectivity,
-            input_scaling=input_scaling,
-            driver_scaling=driver_scaling,
-            bias=bias,
-            trainable=trainable,
-            stateful=stateful,
+            held["reservoir_size"],
+            held["input_size"],
+            **{name: held[name] for name in OF_RESERVOIR},
             drawing=drawing,
         )
-        if output_size is not None:
+        if held["output_size"] is not None:
             self._modules_dict["output"] = Readout(
-                input_size + reservoir_size,
-                output_size,
+                held["input_size"] + held["reservoir_size"],
+                held["output_size"],
                 bias=readout_bias,
                 trainable=readout_trainable,
                 drawing=drawing,
@@ -182,7 +178,7 @@ class ESNModel(nn.Module):
         if type(horizon) is not int or horizon < 1:
             raise ValueError(f"horizon is {horizon!r}; wanted a whole number of at least 1")
         if horizon > 1:
-            check_driver(driver, (len(x_BTF), horizon - 1, self._hyperparameters["driver_size"]), "the forecast")
+            _check_driver(driver, (len(x_BTF), horizon - 1, self._hyperparameters["driver_size"]), "the forecast")
         reservoir = self.reservoir
         states_BTN = reservoir.advance(x_BTF, driver_BTU, reservoir.begin(len(x_BTF)))
         x_BTF, states_BTN = x_BTF[:, -1:], states_BTN[:, -1:]
@@ -244,7 +240,36 @@ class ESNModel(nn.Module):
     def _parts(self, x: Input) -> tuple[Tensor, Tensor | None]:
         held = self._hyperparameters
         dtype = self.reservoir.weight_hh.dtype
-        return parts(x, input_size=held["input_size"], driver_size=held["driver_size"], dtype=dtype)
+        return _parts(x, input_size=held["input_size"], driver_size=held["driver_size"], dtype=dtype)
+
+
+def _parts(x: Input, *, input_size: int, driver_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The input and what drives it. Raises ValueError, or TypeError for what is no tensor, unless they fit."""
+    driver: Tensor | None = None
+    if isinstance(x, Mapping):
+        if "input" not in x or not x.keys() <= {"input", "driver"}:
+            raise ValueError(f"the input has the keys {list(x)}; wanted 'input', and 'driver' for a model with one")
+        driver = x.get("driver")
+        x = x["input"]
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the input is a {type(x).__name__}; wanted a tensor (batch, time, features)")
+    if x.ndim != 3 or x.shape[-1] != input_size or not x.shape[1]:
+        hint = "; for one sequence x[None]" if x.ndim == 2 and x.shape[-1] == input_size else ""
+        raise ValueError(f"the input is {tuple(x.shape)}; wanted (batch, time of 1 or more, {input_size}){hint}")
+    if x.dtype != dtype:
+        raise ValueError(f"the input is {x.dtype}, and the model {dtype}; wanted the same, as by x.to({dtype})")
+    _check_driver(driver, (*x.shape[:2], driver_size), "the input")
+    return x, driver
+
+
+def _check_driver(driver: Tensor | None, wanted: tuple[int, int, int], of: str) -> None:
+    """Raise ValueError unless it has the shape that is wanted, or is None where that has no features."""
+    there = None if driver is None else tuple(driver.shape)
+    if there != (wanted if wanted[-1] else None):
+        raise ValueError(
+            f"the driver of {of} is {there}; wanted {wanted if wanted[-1] else None}, for the model has "
+            f"driver_size={wanted[-1]}"
+        )
 
 
 def _transient(model: nn.Module) -> list[str]:

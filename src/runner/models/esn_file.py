@@ -25,6 +25,7 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours, model_tensors, read_weights
 from runner.checkpoint.matching import Matching, Spec, match, unwrapped
 from runner.checkpoint.single import written
+from runner.checkpoint.tensors import can_store
 from runner.errors import MismatchError, MissingError
 from runner.models.esn_options import FIXED
 
@@ -60,8 +61,8 @@ def save_file(model: "ESNModel", path: str | os.PathLike[str], *, include_states
     if any(value.is_meta for value in weights.values()):
         raise ValueError('the model is on the device "meta" and has no weights to save; load or draw some first')
     content: dict[str, Any] = {
-        # On the CPU, so that a plain torch.load opens it on any machine.
-        "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
+        # On the CPU, so that a plain torch.load opens it on any machine; copies, for of a view torch saves the whole.
+        "state_dict": {name: value.detach().to("cpu", copy=True) for name, value in weights.items()},
         "metadata": {"torch": str(torch.__version__)},
         "config": model.config,
     }
@@ -139,7 +140,10 @@ def _mapping(value: Any) -> Mapping[str, Any] | None:
 
 
 def _matching(found: _Found, live: Mapping[str, Tensor]) -> Matching:
-    bare = {unwrapped(name) for name in found.tensors}
+    bare = {unwrapped(name): name for name in found.tensors}
+    twice = [f"{name} and {bare[unwrapped(name)]}" for name in found.tensors if bare[unwrapped(name)] != name]
+    if twice:
+        raise MismatchError(f"{found.path}: has {_listed(twice)}, which are of the same weight; leave one out")
     wanted = {unwrapped(name): name for name in live}
     # Weights that no call of `solve` has set, and those of other programs, need not say so.
     stood_in = {wanted[FITTED]} if FITTED in wanted and FITTED not in bare else set()
@@ -163,14 +167,18 @@ def _check_config(found: _Found, model: "ESNModel") -> None:
     if found.config is None:
         return
     there, live = hyperparameters_of(found.config, type(model)), model.config
-    problems = [
-        f"{name} is {there[name]!r} in the file and {live[name]!r} in the model"
-        for name in _UNSEEN
-        if name in there and there[name] != live[name]
-    ]
+    differing = {
+        name: f"{there[name]!r:.80}" for name in _UNSEEN if name in there and not _equal(there[name], live[name])
+    }
+    problems = [f"{name} is {value} in the file and {live[name]!r} in the model" for name, value in differing.items()]
     if problems:
-        given = ", ".join(f"{name}={there[name]!r}" for name in _UNSEEN if name in there and there[name] != live[name])
+        given = ", ".join(f"{name}={value}" for name, value in differing.items())
         raise MismatchError(f"{found.path}: {'; '.join(problems)}; build the model with {given}")
+
+
+def _equal(value: Any, plain: Any) -> bool:
+    # A file may hold anything, tensors too, of which no comparison says one thing.
+    return isinstance(value, bool | int | float | str) and bool(value == plain)
 
 
 def hyperparameters_of(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -188,11 +196,15 @@ def hyperparameters_of(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
 
 def _check_states(found: _Found, model: "ESNModel") -> None:
-    units = len(model.reservoir.weight_hh)
-    if found.states is not None and (found.states.ndim != 2 or found.states.shape[1] != units):
+    units, states = len(model.reservoir.weight_hh), found.states
+    if states is None:
+        return
+    numbers = can_store(states) and states.is_floating_point()
+    if not numbers or states.ndim != 2 or states.shape[1] != units or not len(states):
+        kind = str(states.dtype).removeprefix("torch.")
         raise MismatchError(
-            f"{found.path}: size mismatch for the reservoir states: the file has {list(found.states.shape)}, the model "
-            f"(sequences, {units}); load without load_states"
+            f"{found.path}: size mismatch for the reservoir states: the file has {kind} {list(states.shape)}, the "
+            f"model real numbers (sequences, {units}); load without load_states"
         )
 
 

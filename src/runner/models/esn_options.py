@@ -1,6 +1,7 @@
 """The options of an echo state network: their names, where they may stand, and what is no value of them."""
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypedDict
@@ -85,6 +86,17 @@ def _instead(name: Any, known: Sequence[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; wanted one of {', '.join(known)}"
 
 
+def plain_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of numpy as Python's own, which every file can hold; other values as they are."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return value
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+    return {name: plain(value) for name, value in options.items()}
+
+
 def option_problems(options: Mapping[str, Any]) -> list[str]:
     """A line for each value that is none."""
     problems = [
@@ -115,7 +127,7 @@ def _is_count(value: Any, least: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 _SIZE = (lambda value: _is_count(value, 1), "a whole number of at least 1")
