@@ -108,6 +108,14 @@ def test_a_refused_launch_removes_nothing_that_was_there_before(short, tmp_path:
     assert (tmp_path / "code" / "mine.py").exists()
 
 
+def test_a_refused_launch_leaves_the_empty_directory_that_its_user_stands_in(short, tmp_path, monkeypatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(runner.RunnerError):
+        short("hydra.run.dir=here", "model.hidden=[0]")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def test_a_refused_resume_leaves_the_run_as_it_was(short, tmp_path: Path) -> None:
     run = short("hydra.run.dir=here")
     with pytest.raises(runner.ConfigError, match="val_acc"):

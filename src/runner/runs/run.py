@@ -231,6 +231,8 @@ def _gone_if_refused(run: RunDir) -> Iterator[None]:
         if only_claimed and not in_sweep and error.refused:
             shutil.rmtree(run.checkpoints if others else run.path, ignore_errors=True)
             run.take_back()
-            with suppress(OSError):
-                run.path.parent.rmdir()
+            # The folder of its day, or the like; never the one that its user stands in.
+            if not Path.cwd().is_relative_to(run.path.parent):
+                with suppress(OSError):
+                    run.path.parent.rmdir()
         raise
