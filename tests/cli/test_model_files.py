@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import runner
 from runner.checkpoint.single import save_file
+from runner.cli.model_file import show_source
 from runner.cli.runs import app
 from runner.config.calls import METADATA
 from runner.errors import CheckpointError, RunnerError
@@ -281,11 +282,16 @@ def test_show_prints_the_stored_source(nets: Any, runs: Callable[..., Done]) -> 
     assert "class Net(nn.Module):" in runs("show", "net.pt", "--source").out
 
 
-def test_several_sources_are_told_apart_and_cannot_steer_the_terminal(runs: Callable[..., Done]) -> None:
-    plain_file(Path("net.zip"), {}, **{"source.a.py": b"a = 1\n", "source.b.c.py": b"b = '\x1b[2J\xff'\n"})
-    assert runs("show", "net.zip", "--source").out == (
-        "# ---- a.py ----\na = 1\n# ---- b.c.py ----\nb = '\\x1b[2J\ufffd'\n"
-    )
+def test_several_sources_are_told_apart_and_cannot_steer_a_terminal(
+    runs: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = b"b = '\x1b[2J\xff'\n\tpass\n"
+    plain_file(Path("net.zip"), {}, **{"source.a.py": b"a = 1\n", "source.b.c.py": text})
+    piped = runs("show", "net.zip", "--source").out
+    assert piped == f"# ---- a.py ----\na = 1\n# ---- b.c.py ----\n{text.decode(errors='replace')}"
+    show_source(runner.Checkpoint.open("net.zip"), terminal=True)
+    shown = "# ---- a.py ----\na = 1\n# ---- b.c.py ----\nb = '\\x1b[2J\ufffd'\n        pass\n"
+    assert capsys.readouterr().out == shown
 
 
 def test_a_file_without_a_source_says_so(runs: Callable[..., Done]) -> None:

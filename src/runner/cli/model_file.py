@@ -3,6 +3,7 @@
 Nothing that the file names is imported.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,8 +138,11 @@ def _specs(checkpoint: Checkpoint) -> Iterator[TensorSpec]:
             yield TensorSpec(name, TORCH_NAMES.get(entry.dtype, entry.dtype), entry.shape, entry.end - entry.begin)
 
 
-def show_source(checkpoint: Checkpoint) -> None:
-    """Print the source of the model's class as it was saved. Raises CheckpointError if there is none."""
+def show_source(checkpoint: Checkpoint, *, terminal: bool) -> None:
+    """Print the source of the model's class as it was saved, to a terminal so that nothing in it can steer that.
+
+    Raises CheckpointError if there is none.
+    """
     names = [name for name in checkpoint.manifest.files if name.startswith(SOURCE)]
     if not names:
         raise CheckpointError(f"{checkpoint.path}: keeps no source of its model{_kept_elsewhere(checkpoint)}")
@@ -146,7 +150,9 @@ def show_source(checkpoint: Checkpoint) -> None:
         if len(names) > 1:
             print(f"# ---- {name.removeprefix(SOURCE)} ----")
         text = checkpoint.document(name).decode("utf-8", "replace")
-        print("\n".join(tables.printable(line.expandtabs()) for line in text.splitlines()))
+        if terminal:
+            text = "".join(f"{tables.printable(line.expandtabs())}\n" for line in text.splitlines())
+        sys.stdout.write(text)
 
 
 def _kept_elsewhere(checkpoint: Checkpoint) -> str:

@@ -119,7 +119,7 @@ def show(
     Of a run: config, metrics, files, attempts. Of a file: who saved it, how its model is made, its tensors.
     """
     if source:
-        show_source(found_checkpoint(path))
+        show_source(found_checkpoint(path), terminal=sys.stdout.isatty())
         return
     place = found_anything(path)
     now, console = datetime.now(UTC), Console()
