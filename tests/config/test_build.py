@@ -163,6 +163,12 @@ def test_parts_that_do_not_fit_together_are_refused(modules: None) -> None:
     assert refused("optimizer._target_=torch.optim.LBFGS", "trainer.precision=fp16")[0].startswith(
         "trainer.precision is 'fp16', and LBFGS evaluates the model itself"
     )
+    closed_form = ("experiment=lorenz_esn", "model.reservoir_size=5", "data.length=5", "data.washout=5")
+    for lengths, now in ((["trainer.max_epochs=2"], "2"), (["trainer.max_epochs=null", "trainer.max_steps=4"], "null")):
+        assert refused(*closed_form, *lengths) == (
+            f"trainer.max_epochs is {now}, and Ridge takes one pass over the data, for a second one would count the "
+            "same again; set trainer.max_epochs=1",
+        )
 
 
 def test_targets_that_build_something_else_are_refused(modules: None) -> None:

@@ -65,6 +65,27 @@ def test_a_fit_that_is_stopped_between_two_batches_goes_on_to_the_same_bytes(tmp
     assert transient["_modules_dict.output.gram"].dtype == torch.float64
 
 
+def test_a_fit_that_is_complete_is_gone_on_with_neither_in_word_nor_in_deed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner.run([*SMALL, "hydra.run.dir=here"])
+    said = capsys.readouterr().out
+    assert "finished (max_epochs)" in said and "resume" not in said
+    with pytest.raises(runner.ConfigError, match=r"^trainer.max_epochs is 2, and Ridge takes one pass over the data"):
+        runner.run(["+resume=here", "trainer.max_epochs=2"])
+
+
+def test_a_forecast_from_nothing_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    message = (
+        r"objective.washout is 0, and valid_time forecasts from what is left out there; wanted 1 or more points, or no "
+        r"such metric, as by ~objective.metrics.valid_time"
+    )
+    with pytest.raises(runner.ConfigError, match=message):
+        runner.run([*SMALL, "data.washout=0", "hydra.run.dir=here"])
+    assert not (tmp_path / "here").exists()
+    assert runner.run([*SMALL, "data.washout=0", "~objective.metrics.valid_time"]).outcome == "finished"
+
+
 def test_what_the_model_is_made_of_is_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runner.run(["experiment=lorenz_esn", "observers=none", "debug=dry"])
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from runner.errors import TrainingError
 from runner.models.esn import ESNModel
@@ -89,3 +91,20 @@ def test_an_objective_that_gathers_nothing_is_noticed() -> None:
     message = r"^optimizer=ridge has nothing to solve for, as the objective gathers nothing; use objective=readout_fit$"
     with pytest.raises(TrainingError, match=message):
         Ridge(network(), alpha=1.0).step()
+
+
+def test_a_share_of_the_data_is_not_taken_for_all_of_it() -> None:
+    model = network()
+    optimizer = Ridge(model, alpha=1.0)
+    model.readout.gather(torch.randn(50, 23), torch.randn(50, 3))
+    before = model.readout.weight.clone()
+    # torch's own stand-in for another process.
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        message = r"^2 processes train together, and each would solve for the share of the data that it has gathered; "
+        with pytest.raises(TrainingError, match=message):
+            optimizer.step()
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(model.readout.weight, before)
+    optimizer.step()

@@ -70,6 +70,7 @@ def build(
     optimizer = build_optimizer(config["optimizer"], model, device, notes)
     _check_precision(settings, optimizer)
     ends = horizon(settings.trainer, train.num_batches, past)
+    _check_passes(settings, optimizer, ends)
     scheduler = build_scheduler(config["scheduler"], optimizer, ends, max_steps=settings.trainer.max_steps)
     network = compiled(model) if settings.runtime.compile else model
     state = TrainState(
@@ -166,4 +167,17 @@ def _check_precision(settings: Settings, optimizer: "Optimizer") -> None:
         raise ConfigError(
             f"trainer.precision is 'fp16', and {type(optimizer).__name__} evaluates the model itself, which a gradient "
             "scaler does not allow; use trainer.precision=bf16 or fp32"
+        )
+
+
+def _check_passes(settings: Settings, optimizer: "Optimizer", ends: Horizon) -> None:
+    from runner.training.optimizer_state import takes_one_pass
+
+    max_epochs, total, per_epoch = settings.trainer.max_epochs, ends.total_steps, ends.steps_per_epoch
+    by_steps = total is not None and per_epoch is not None and total <= per_epoch
+    if takes_one_pass(optimizer) and max_epochs != 1 and not by_steps:
+        now = "null" if max_epochs is None else max_epochs
+        raise ConfigError(
+            f"trainer.max_epochs is {now}, and {type(optimizer).__name__} takes one pass over the data, for a second "
+            "one would count the same again; set trainer.max_epochs=1"
         )

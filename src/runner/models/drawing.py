@@ -55,4 +55,5 @@ class Drawing:
         return 2.0 * self._between_zero_and_one(shape) - 1.0
 
     def _placed(self, value: Tensor) -> Tensor:
-        return value.to(self._device, self.dtype)
+        # First the dtype: not every device has float64.
+        return value.to(self.dtype).to(self._device)

@@ -100,7 +100,7 @@ class Readout(nn.Module):
                 f"features are {tuple(features.shape)} and targets {tuple(targets.shape)}; wanted "
                 f"(..., {self.in_features}) and, with the same dimensions before, (..., {self.out_features})"
             )
-        x = features.detach().reshape(-1, self.in_features).to(torch.float64)
+        x = features.detach().to(_summed_on(features.device)).reshape(-1, self.in_features).to(torch.float64)
         y = targets.detach().reshape(-1, self.out_features).to(x)
         return x, y
 
@@ -117,8 +117,13 @@ class Readout(nn.Module):
             self._buffers[name] = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in sums.items():
-            self._buffers[name] = None if value is None else value.to(self.weight.device)
+            self._buffers[name] = None if value is None else value.to(_summed_on(self.weight.device))
         return self
+
+
+def _summed_on(device: torch.device) -> torch.device:
+    # Apple's accelerators have no float64.
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def ridge(gram: Tensor, cross: Tensor, alpha: float) -> Tensor:

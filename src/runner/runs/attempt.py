@@ -149,6 +149,7 @@ class Attempt:
             newest=store.newest,
             skipped=self.skipped,
             account=self.account,
+            made=observers.made,
         )
         return stop
 

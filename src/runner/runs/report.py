@@ -186,8 +186,14 @@ def end(
     newest: "Checkpoint | None",
     skipped: int,
     account: "Account",
+    made: Sequence[Path],
 ) -> None:
-    """How it ended, the best metric, what saving has cost, where it is, how to go on, how to load the model."""
+    """How it ended, the best metric, what saving has cost, where it is, how to go on, how to load the model.
+
+    `made` is what observers have left in the run directory.
+    """
+    from runner.training.optimizer_state import takes_one_pass
+
     finished, at, best = stop.outcome == "finished", state.progress, state.best
     title = Text(stop.outcome, style="bold green" if finished else "bold yellow")
     title.append(
@@ -203,10 +209,13 @@ def end(
         say(console, f"newest       {newest.path.name}")
     if account.count or account.failed:
         say(console, f"saves        {_account(account)}")
+    for path in made:
+        say(console, f"made         {short(path)}")
     if newest is None:
         say(console, "nothing was saved, so there is nothing to resume or to load; see checkpoint.save")
         return
-    say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
+    if not (finished and takes_one_pass(state.optimizer)):
+        say(console, f"resume       {resume_command(directory, more=stop.reason if finished else None)}")
     say(console, f'load         runner.load("{short(directory)}")')
 
 

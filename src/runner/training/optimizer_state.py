@@ -29,6 +29,11 @@ def needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
+def takes_one_pass(optimizer: Optimizer) -> bool:
+    """Whether it has all it can have after one pass over the data, as a closed form says of itself by `one_pass`."""
+    return bool(getattr(optimizer, "one_pass", False))
+
+
 def _keeps_its_own(optimizer: Optimizer) -> bool:
     return type(optimizer).state_dict is not Optimizer.state_dict
 

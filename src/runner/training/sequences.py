@@ -29,9 +29,15 @@ class SequenceRegression:
     """The mean squared error over the points after the washout."""
 
     def __init__(self, *, washout: int, metrics: Mapping[str, Metric]) -> None:
-        """Raises ValueError if `washout` is negative."""
+        """Raises ValueError if `washout` is negative, or 0 for a metric that forecasts."""
         if washout < 0:
             raise ValueError(f"objective.washout is {washout}; wanted 0 or more points")
+        forecasting = [name for name, metric in metrics.items() if isinstance(metric, ValidTime)]
+        if forecasting and not washout:
+            raise ValueError(
+                f"objective.washout is 0, and {', '.join(forecasting)} forecasts from what is left out there; wanted 1 "
+                f"or more points, or no such metric, as by ~objective.metrics.{forecasting[0]}"
+            )
         self.washout = washout
         self.metrics = metrics
 
@@ -102,7 +108,7 @@ def valid_steps(forecast: Tensor, truth: Tensor, *, threshold: float) -> Tensor:
 
     The error is the root mean square over the coordinates. One that is not a number is above.
     """
-    errors_BH = (forecast.double() - truth.double()).square().mean(dim=2).sqrt()
+    errors_BH = (forecast - truth).square().mean(dim=2).sqrt()
     return (errors_BH <= threshold).cumprod(dim=1).sum(dim=1)
 
 

@@ -22,12 +22,14 @@ SMALL = (
 OPTIONS = {"washout": 1, "threshold": 0.4, "time_step": 0.02, "lyapunov_exponent": 0.9}
 
 
-def test_a_finished_run_has_a_picture_and_is_the_same_as_without() -> None:
+def test_a_finished_run_has_a_picture_says_where_and_is_the_same_as_without(capsys: pytest.CaptureFixture[str]) -> None:
     run = runner.run([*SMALL])
+    assert "made         here/forecast.png" in capsys.readouterr().out.splitlines()
     pixels = matplotlib.image.imread(run.directory / "forecast.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1000
     other = runner.run([*SMALL[:-1], "observers=none", "hydra.run.dir=there"])
     assert not (other.directory / "forecast.png").exists()
+    assert "forecast.png" not in capsys.readouterr().out
     mine, others = (one.checkpoint().path for one in (run, other))
     for name in ("model.safetensors", "extra.safetensors", "state.json"):
         assert (mine / name).read_bytes() == (others / name).read_bytes()
@@ -39,8 +41,9 @@ def test_without_matplotlib_a_warning_says_how_to_install_it_and_the_run_goes_on
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = runner.run([*SMALL])
     assert run.outcome == "finished" and not (run.directory / "forecast.png").exists()
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
+    printed = capsys.readouterr()
+    assert "forecast.png" not in printed.out
+    assert printed.err.splitlines() == [
         "WARNING there will be no forecast.png, for matplotlib is not installed: pip install 'runner[plot]'"
     ]
 

@@ -58,6 +58,19 @@ def test_one_that_fails_is_closed_and_the_others_go_on(tmp_path: Path, caplog: p
     assert caplog.messages == ["observer broken failed and is left out from now on: ZeroDivisionError: broken"]
 
 
+def test_what_they_have_made_is_known_when_they_are_closed(tmp_path: Path) -> None:
+    class Draws(Notes):
+        def __init__(self, *names: str) -> None:
+            super().__init__()
+            self.made = [tmp_path / name for name in names]
+
+    observers = Observers({"notes": Notes(), "one": Draws("a.png"), "two": Draws("b.png", "c.png")}, Memory(tmp_path))
+    assert observers.made == []
+    observers.close()
+    observers.close()
+    assert observers.made == [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+
+
 @pytest.mark.parametrize(
     ("when", "said"),
     [

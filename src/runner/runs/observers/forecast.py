@@ -60,6 +60,7 @@ class Forecast:
         self.split, self.window, self.washout = split, window, washout
         self.threshold, self.lyapunov_times_a_step = threshold, time_step * lyapunov_exponent
         self.started: Started | None = None
+        self.made: list[Path] = []
 
     def observe(self, record: Record) -> None:
         if isinstance(record, Started):
@@ -94,7 +95,7 @@ class Forecast:
             title=f"{run.name}, step {checkpoint.step}: {self.split} window {self.window}",
         )
         write(figure, run.directory / FILE)
-        log.info("drew %s", run.directory / FILE)
+        self.made.append(run.directory / FILE)
 
     def close(self) -> None:
         self.started = None

@@ -1,8 +1,9 @@
 """The observers of a run together: each gets every record, and one that fails is named once and left out."""
 
 import logging
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from runner.records import Ended, Record, Saved, Started
 from runner.runs.observers.memory import Memory
@@ -18,11 +19,20 @@ class Observer(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Maker(Protocol):
+    """An observer that leaves files for the user, a picture say: the end of the run tells where they are."""
+
+    made: Sequence[Path]
+
+
 class Observers:
     """Hands records to several observers. A record is a fact: nothing that an observer does changes the training."""
 
     def __init__(self, observers: Mapping[str, Observer], memory: Memory) -> None:
         self._watching, self._memory = dict(observers), memory
+        self.made: list[Path] = []
+        """What those that are closed have made."""
 
     def observe(self, record: Record) -> None:
         """Show `record` to each observer that is still watching."""
@@ -48,6 +58,8 @@ class Observers:
     def _close(self, name: str) -> None:
         observer = self._watching.pop(name)
         try:
+            if isinstance(observer, Maker):
+                self.made += observer.made
             observer.close()
         except Exception as e:  # See above.
             log.warning("observer %s could not be closed: %s: %s", name, type(e).__name__, e)
