@@ -648,7 +648,7 @@ def test_a_secret_is_not_written_and_is_asked_for_on_loading(container: ModelCon
     path = container.save("out", api_key="k" * 20)
     assert all(secret.encode() not in text and b"k" * 20 not in text for text in members(path).values())
     with pytest.raises(
-        CheckpointError, match=r"Net\(names=\.\.\.\) was not stored: it looks like a secret.*model_kwargs=\{'names'"
+        CheckpointError, match=r"Net\(names=\.\.\.\) was not stored: .*looks like a secret.*model_kwargs=\{'names'"
     ):
         ModelContainer().load(path)
     assert ModelContainer().load(path, model_kwargs={"names": secret})[1].model.names == secret
@@ -715,10 +715,34 @@ def test_a_class_of_somebody_else_is_refused_and_not_imported(far: str) -> None:
         ModelContainer().load(far)
 
 
+def test_a_class_that_is_passed_for_that_of_a_run_is_made_and_the_other_not_imported(far: str, tmp_path: Path) -> None:
+    node = {"_target_": "farnets.Far", "in_features": 4, "out_features": 3}
+    config = {"model": node, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}}
+    text = json.dumps({"config": config, "overrides": []}).encode()
+    state = runner.Checkpoint.open(far).state()
+    save_file(tmp_path / "run.zip", state, documents={"config.json": text}, facts={})
+    with pytest.raises(TrustError, match=r"farnets"):
+        ModelContainer().load(tmp_path / "run.zip")
+    assert type(ModelContainer().load(tmp_path / "run.zip", nn.Linear)[1].model) is nn.Linear
+    assert not Path("imported").exists()
+
+
+def test_an_optimizer_that_takes_no_parameters_is_refused(container: ModelContainer, tmp_path: Path) -> None:
+    _, path = saved(container)
+    checkpoint = runner.Checkpoint.open(path)
+    config = {**checkpoint.config, "optimizer": {"_target_": "torch.nn.GaussianNLLLoss"}}
+    text = json.dumps({"config": config, "overrides": []}).encode()
+    save_file(tmp_path / "other.zip", checkpoint.state(), documents={"config.json": text}, facts={})
+    with pytest.raises(
+        CheckpointError, match=r"other\.zip: optimizer: torch\.nn\.GaussianNLLLoss takes no argument by position"
+    ):
+        ModelContainer().load(tmp_path / "other.zip")
+
+
 def test_a_class_that_is_passed_is_neither_looked_for_nor_imported(far: str) -> None:
     metadata, objects = ModelContainer().load(far, nn.Linear, torch.optim.SGD)
     assert type(objects.model) is nn.Linear
-    assert metadata["model_class"] == "farnets.Far"
+    assert metadata["model_class"] == "torch.nn.modules.linear.Linear"
     assert not Path("imported").exists()
 
 

@@ -169,6 +169,52 @@ def test_what_cannot_be_stored_breaks_no_save_and_is_named_on_load(tmp_path: Pat
     assert isinstance(NNHandler.load(path, activation=torch.tanh).model, Activated)
 
 
+def test_an_argument_that_is_another_one_now_is_that_of_the_next_file(tmp_path: Path) -> None:
+    handler = NNHandler(Activated, activation=lambda x: x.relu())
+    handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    handler.save(tmp_path / "a.pth")
+    NNHandler.load(tmp_path / "a.pth", activation=torch.tanh).save(tmp_path / "b.pth")
+    assert NNHandler.load(tmp_path / "b.pth").model.activation is torch.tanh
+    with pytest.raises(ConfigError, match=r"b\.pth: the optimizer's 'lr': the file has it.* once it is loaded"):
+        NNHandler.load(tmp_path / "b.pth", lr=1.0)
+
+
+def test_a_scheduler_that_begins_anew_may_have_other_arguments(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"a\.pth: the scheduler's 'gamma': the file has it"):
+        NNHandler.load(tmp_path / "a.pth", gamma=0.1)
+    handler = NNHandler.load(tmp_path / "a.pth", gamma=0.1, skip_scheduler=True)
+    assert handler.scheduler.gamma == 0.1
+    handler.save(tmp_path / "b.pth")
+    assert NNHandler.load(tmp_path / "b.pth").scheduler.gamma == 0.1
+
+
+@pytest.mark.parametrize("door", ["handler", "container"])
+def test_groups_of_the_users_own_and_their_rates_are_restored(door: str, tmp_path: Path) -> None:
+    container, handler = runner.ModelContainer(), NNHandler(Net)
+    model, optimizer, _ = container.initialize(Net, {}, torch.optim.AdamW, {"lr": 0.1})
+    if door == "handler":
+        handler.set_optimizer(torch.optim.AdamW, lr=0.1)
+        model, optimizer = handler.model, handler.optimizer
+    group = optimizer.param_groups[0]
+    group["params"], rest = group["params"][:2], group["params"][2:]
+    optimizer.add_param_group({"params": rest, "lr": 0.01})
+    group["lr"] = 0.02
+    model(data().tensors[0]).sum().backward()
+    optimizer.step()
+    path = tmp_path / "a.pth"
+    handler.save(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was not saved by a handler")
+        loaded = NNHandler.load(path if door == "handler" else container.save(tmp_path))
+    assert loaded.optimizer.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+    assert [(len(one["params"]), one["lr"]) for one in loaded.optimizer.param_groups] == [(2, 0.02), (len(rest), 0.01)]
+    loaded.set_loss_fn(nn.CrossEntropyLoss())
+    give_data(loaded)
+    train(loaded, 1)
+    assert [one["lr"] for one in loaded.optimizer.param_groups] == [0.02, 0.01]
+
+
 def test_a_lambda_of_a_scheduler_can_be_passed_or_set_anew(tmp_path: Path) -> None:
     def half(epoch: int) -> float:
         return 0.5**epoch

@@ -27,8 +27,9 @@ from runner.checkpoint.single import save_file
 from runner.config.calls import encoded
 from runner.config.nodes import device_of
 from runner.doors.container_calls import Made, ModelObjects, initialized
-from runner.doors.container_files import DOOR, Wishes, rebuilt
+from runner.doors.container_files import DOOR, rebuilt
 from runner.doors.container_metadata import as_document, handed_over, metadata_of
+from runner.doors.rebuilding import Wishes
 from runner.errors import ConfigError, ExistsError, InitializationError
 from runner.runs.fitting import own_state
 from runner.runs.handed import documents_for, facts_here, remember
@@ -105,13 +106,13 @@ class ModelContainer:
         """
         saved = read_saved(path)
         classes = {"model": model_class, "optimizer": optim_class, "scheduler": scheduler_class}
-        arguments = {"model": model_kwargs, "optimizer": optim_kwargs, "scheduler": scheduler_kwargs}
-        to = device_of(str(device), key="device")
-        made = rebuilt(saved, Wishes(classes, arguments, moved or {}, trust, to))
+        arguments = {"model": model_kwargs or {}, "optimizer": optim_kwargs or {}, "scheduler": scheduler_kwargs or {}}
+        wishes = Wishes(arguments, classes, moved or {}, trust)
+        made = rebuilt(saved, wishes, device_of(str(device), key="device"))
         metadata = metadata_of(saved, made)
         self._made = made
         remember(*(one for one in classes.values() if one is not None))
-        remember({word: encoded(value) for given in arguments.values() for word, value in (given or {}).items()})
+        remember({word: encoded(value) for given in arguments.values() for word, value in given.items()})
         return metadata, made.objects
 
     def _save(self, folder: str | os.PathLike[str], prefix: str | None, kind: str, metadata: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """A model, its optimizer and its scheduler, made from classes and arguments: what a container holds."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,10 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from runner.checkpoint.contents import TAG
-from runner.config.calls import POSITIONAL, call_of, encoded
+from runner.config.calls import call_of
+from runner.doors.rebuilding import call_without_first, first_parameter
 from runner.errors import ConfigError, InitializationError
-from runner.trust import INSTRUCTIONS
 
 WORDS = {
     "model": ("model_class", "model_kwargs"),
@@ -42,7 +40,8 @@ class Made:
     """The arguments that were given."""
 
     def model_alone(self) -> "Made":
-        return Made(ModelObjects(self.objects.model), _alone(self.nodes), _alone(self.arguments))
+        alone = ({"model": parts["model"]} for parts in (self.nodes, self.arguments))
+        return Made(ModelObjects(self.objects.model), *alone)
 
 
 Classes = Mapping[str, Callable[..., Any] | None]
@@ -58,29 +57,26 @@ def initialized(classes: Classes, arguments: Arguments) -> Made:
     model, nodes["model"] = initialize("model", classes["model"], given["model"])
     optimizer, scheduler = None, None
     if classes["optimizer"] is not None:
-        # Parameters come as a generator, which can be used up but once: the note and the object get one each.
         optimizer, nodes["optimizer"] = initialize(
-            "optimizer", classes["optimizer"], given["optimizer"], lambda: [model.parameters()]
+            "optimizer", classes["optimizer"], given["optimizer"], model.parameters()
         )
     if classes["scheduler"] is not None:
-        scheduler, nodes["scheduler"] = initialize(
-            "scheduler", classes["scheduler"], given["scheduler"], lambda: [optimizer]
-        )
+        scheduler, nodes["scheduler"] = initialize("scheduler", classes["scheduler"], given["scheduler"], optimizer)
     return Made(ModelObjects(model, optimizer, scheduler), nodes, given)
 
 
-def initialize(
-    part: str, made: Any, given: Mapping[str, Any], first: Callable[[], Iterable[Any]] = tuple
-) -> tuple[Any, dict[str, Any]]:
-    """One of the objects, and the node of the call that makes it. Raises InitializationError, ConfigError."""
+def initialize(part: str, made: Any, given: Mapping[str, Any], *first: Any) -> tuple[Any, dict[str, Any]]:
+    """One of the objects, and the node of the call that makes it. Raises InitializationError, ConfigError.
+
+    `first` is what the part is made for: the parameters of an optimizer, the optimizer of a scheduler.
+    """
     name, kwargs_word = getattr(made, "__qualname__", repr(made)), WORDS[part][1]
     try:
-        ahead = first_parameter(made) if part != "model" else None
-        if ahead in given:
+        if first and (ahead := first_parameter(made)) in given:
             what = "the model's parameters" if part == "optimizer" else "the optimizer"
             raise ConfigError(f"{kwargs_word} has {ahead!r}: the container itself gives {what}; leave it out")
-        node = call_of(made, [*first()], given)
-        built = made(*first(), **given)
+        node = call_without_first(made, given) if first else call_of(made, (), given)
+        built = made(*first, **given)
     except ConfigError:
         raise
     except Exception as error:
@@ -93,17 +89,7 @@ def initialize(
         raise InitializationError(
             f"{part}: {name} made a {type(built).__name__}; wanted a {KINDS[part].__module__}.{KINDS[part].__name__}"
         )
-    if ahead is not None:
-        del node[ahead]
     return built, node
-
-
-def first_parameter(made: Any) -> str:
-    """Under which name a node has the first argument of a class or function."""
-    one = next(iter(inspect.signature(made).parameters.values()), None)
-    if one is None or one.kind is one.KEYWORD_ONLY or one.kind is one.VAR_KEYWORD:
-        raise TypeError("takes no argument by position")
-    return POSITIONAL if one.kind is one.VAR_POSITIONAL else one.name
 
 
 def check_kinds(classes: Classes) -> None:
@@ -138,26 +124,3 @@ def _check_together(classes: Classes, arguments: Arguments) -> None:
             problems.append(f"{kwargs_word} is {given!r:.80}; wanted a dict of arguments by name")
     if problems:
         raise ConfigError(problems)
-
-
-def _alone(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": parts["model"]}
-
-
-def call_of_config(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node of a run's config as the call that `config/calls.py` has."""
-    arguments = {key: _form_of(value) for key, value in node.items() if key not in INSTRUCTIONS or key == POSITIONAL}
-    return {"_target_": node["_target_"], **arguments}
-
-
-def _form_of(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_form_of(item) for item in value]
-    if not isinstance(value, Mapping):
-        return encoded(value)
-    if "_target_" not in value:
-        return {key: _form_of(item) for key, item in value.items()}
-    call = call_of_config(value)
-    kind = "partial" if value.get("_partial_") else "call"
-    form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
-    return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}

@@ -1,7 +1,7 @@
 """`NNHandler`: a model, what trains it, its training and its files, behind one object.
 
 Thin: it keeps what was set (handler_settings.py), trains with the engine's own loop (handler_training.py), and saves
-and loads checkpoints (handler_files.py, handler_rebuilding.py). Under torchrun every process makes the same calls.
+and loads checkpoints (handler_files.py, handler_restoring.py). Under torchrun every process makes the same calls.
 """
 
 import os
@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 
 from runner.config.calls import call_of, encoded
 from runner.doors import handler_files, handler_loading, handler_schedule, handler_settings, handler_training
-from runner.doors.handler_rebuilding import Asked
+from runner.doors.handler_restoring import Asked
 from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_world import placed
+from runner.doors.rebuilding import call_without_first
 from runner.errors import ConfigError
 from runner.runs.handed import remember
 from runner.training.module_state import bare
@@ -110,7 +111,7 @@ class NNHandler:
         optimizer = optimizer_class(parts.model.parameters(), **kwargs)
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"set_optimizer: made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer")
-        parts.optimizer_node = handler_schedule.call_without_first(optimizer_class, parts.model.parameters(), kwargs)
+        parts.optimizer_node = call_without_first(optimizer_class, kwargs)
         parts.scheduler_node = parts.scheduler_state = None
         remember(parts.optimizer_node)
         if old is not None:
@@ -144,10 +145,9 @@ class NNHandler:
         scheduler = handler_schedule.driven(scheduler_class(optimizer, **kwargs))
         if waiting is not None and waiting["class"] == scheduler.kind:
             scheduler.load_state_dict(waiting["state"])
-            for group, rate in zip(optimizer.param_groups, parts.waiting_rates, strict=True):
-                group["lr"] = rate
+            handler_schedule.set_rates(optimizer, parts.waiting_rates)
         state.scheduler, parts.scheduler_state = scheduler, None
-        parts.scheduler_node = handler_schedule.call_without_first(scheduler_class, optimizer, kwargs)
+        parts.scheduler_node = call_without_first(scheduler_class, kwargs)
         remember(parts.scheduler_node)
 
     def set_loss_fn(self, loss_fn: Callable[..., Any], **kwargs: Any) -> None:

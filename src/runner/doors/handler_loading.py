@@ -8,11 +8,11 @@ from torch import nn
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours
-from runner.doors.container_calls import call_of_config
 from runner.doors.handler_files import Content, place_of, read, set_at
-from runner.doors.handler_rebuilding import Asked, Rebuilding, fitted, tell_other
+from runner.doors.handler_restoring import Asked, Restoring, fitted, tell_other
 from runner.doors.handler_settings import Parts
 from runner.doors.handler_world import placed, together
+from runner.doors.rebuilding import call_of_config
 from runner.errors import FormatError, RunnerError
 from runner.runs.saved import SavedModel, read_saved, rebuild
 
@@ -32,7 +32,7 @@ def _load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
     content = read(path)
     here, _ = placed(_device_of(content) if device is None else device)
     try:
-        return Rebuilding(content, here, asked).parts()
+        return Restoring(content, here, asked).parts()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, RunnerError | torch.OutOfMemoryError):
             raise

@@ -1,22 +1,13 @@
 """The learning rates of a handler: torch's schedulers as the engine drives them, and none at all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from runner.config.calls import call_of
-from runner.doors.container_calls import first_parameter
 from runner.errors import ConfigError
 from runner.training.schedule import Constant, CurveScheduler, Scheduler, TorchScheduler
-
-
-def call_without_first(made: Callable[..., Any], first: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The call as data, without the parameters that an optimizer is given, or the optimizer that a scheduler is."""
-    node = call_of(made, (first,), kwargs)
-    del node[first_parameter(made)]
-    return node
 
 
 def driven(built: Any) -> TorchScheduler:
@@ -43,6 +34,12 @@ def forget_rates(optimizer: Optimizer) -> None:
     """Let a scheduler that is made later begin from the rates that there are then."""
     for group in optimizer.param_groups:
         group.pop("initial_lr", None)
+
+
+def set_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
+    """Let the groups have these learning rates."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def holds_schedulers(arguments: Mapping[str, Any]) -> bool:

@@ -10,26 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import Optimizer
 
 from runner.checkpoint.matching import unwrapped
-from runner.config.calls import POSITIONAL, build_call, build_value
+from runner.config.calls import unavailable
 from runner.config.decoding import is_missing
-from runner.doors.container_calls import first_parameter
 from runner.doors.handler_autosave import restore_settings
 from runner.doors.handler_files import DOOR, Content
-from runner.doors.handler_schedule import driven, forget_rates, keep_rates, unscheduled
+from runner.doors.handler_schedule import driven, forget_rates, keep_rates, set_rates, unscheduled
 from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed
+from runner.doors.rebuilding import Rebuilding, Wishes
 from runner.errors import CheckpointError, TrustError
 from runner.records import Progress
 from runner.runs.fitting import fit
-from runner.runs.saved import SavedModel, build
+from runner.runs.saved import SavedModel
 from runner.training import generators, optimizer_state
 from runner.training.module_state import load_transient
 from runner.training.plan import EarlyStopping
 from runner.training.state import TrainState
+
+_PARTS = ("model", "optimizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -44,65 +45,37 @@ class Asked:
     trust: Sequence[str]
 
 
-class Rebuilding:
+class Restoring:
     """One pass over a file's parts."""
 
     def __init__(self, content: Content, device: torch.device, asked: Asked) -> None:
         self.content, self.device, self.asked = content, device, asked
         self.saved = dict(content.state)
-        self.nodes = {
-            name: content.config[name] for name in ("model", "optimizer", "scheduler") if name in content.config
-        }
+        saved = SavedModel(content.where, content.config, {}, content.file, {})
+        nodes = {name: content.config[name] for name in _PARTS if name in content.config}
+        arguments = _shared_out(asked.arguments, nodes)
+        self.file = Rebuilding(saved, nodes, Wishes(arguments, {}, asked.moved, asked.trust))
+        if "optimizer" in nodes:
+            self.file.check_passed("optimizer", "the optimizer's")
+        if "scheduler" in nodes and "scheduler" not in asked.skip:
+            self.file.check_passed("scheduler", "the scheduler's")
 
     def parts(self) -> Parts:
         """A handler's parts, as they were when they were saved."""
-        model = self._model()
+        model, _ = self.file.model()
         fitted(model, self.saved["model"], self.content.where, strict=self.asked.strict, as_saved=True)
         _, world = placed(self.device)
         model = model.to(self.device).eval()
         load_transient(model, self.saved.get("transient") or {}, self.device)
         run = str(self.content.facts.get(DOOR) or secrets.token_hex(8))
-        parts = Parts(model, self.nodes["model"], self.device, world, model, run=run)
+        parts = Parts(model, self.file.node("model"), self.device, world, model, run=run)
         if self.content.config["door"] != "NNHandler":
             tell_other(self.content.where)
         self._own(parts)
-        if "optimizer" in self.nodes and "optimizer" in self.saved:
+        if "optimizer" in self.file.nodes and "optimizer" in self.saved:
             with generators.untouched():
                 self._training(parts)
         return parts
-
-    def _model(self) -> nn.Module:
-        content = self.content
-        saved = SavedModel(content.where, content.config, {}, content.file, {})
-        arguments = self._arguments("model")
-        return build(saved, ("model",), arguments=arguments, moved=self.asked.moved, trust=self.asked.trust)[0]
-
-    def _built(self, part: str, filled: Mapping[str, Any]) -> Any:
-        return build_call(
-            self.nodes[part],
-            where=self.content.where,
-            arguments={**filled, **self._arguments(part)},
-            moved=self.asked.moved,
-            trust=self.asked.trust,
-            path=part,
-        )
-
-    def _built_with(self, part: str, first: Any) -> Any:
-        """An optimizer, which is given the parameters, or a scheduler, which is given the optimizer."""
-        name = {"$": "name", "value": self.nodes[part]["_target_"]}
-        maker = build_value(name, where=self.content.where, moved=self.asked.moved, trust=self.asked.trust, path=part)
-        ahead = first_parameter(maker)
-        return self._built(part, {ahead: [first] if ahead == POSITIONAL else first})
-
-    def _arguments(self, part: str) -> dict[str, Any]:
-        """Those of the caller's arguments that are meant for this part: where they are missing, or else stand."""
-        chosen = {}
-        for name, value in self.asked.arguments.items():
-            holders = [one for one, node in self.nodes.items() if is_missing(node.get(name))]
-            holders = holders or [one for one, node in self.nodes.items() if name in node] or ["model"]
-            if part in holders:
-                chosen[name] = value
-        return chosen
 
     def _own(self, parts: Parts) -> None:
         """What a handler keeps beside the engine's state."""
@@ -135,12 +108,7 @@ class Rebuilding:
         if any(is_missing(form) for form in forms.values()):
             return None
         try:
-            made = {
-                name: build_value(
-                    form, where=self.content.where, moved=self.asked.moved, trust=self.asked.trust, path="loss"
-                )
-                for name, form in forms.items()
-            }
+            made = self.file.value(forms, "loss")
         except (CheckpointError, TrustError) as error:
             warnings.warn(f"the loss is not restored, so call set_loss_fn: {error}", stacklevel=7)
             return None
@@ -148,10 +116,8 @@ class Rebuilding:
 
     def _training(self, parts: Parts) -> None:
         saved, skip = self.saved, self.asked.skip
-        parts.optimizer_node = self.nodes["optimizer"]
-        optimizer = self._built_with("optimizer", parts.model.parameters())
-        if not isinstance(optimizer, Optimizer):
-            raise CheckpointError(f"{self.content.where}: optimizer made a {type(optimizer).__name__}")
+        parts.optimizer_node = self.file.node("optimizer")
+        optimizer = self.file.optimizer(parts.model, saved["optimizer"])
         parts.state = state = TrainState(
             model=parts.model,
             optimizer=optimizer,
@@ -162,6 +128,7 @@ class Rebuilding:
             monitor=MONITOR,
             min_delta=parts.early_stopping.min_delta,
         )
+        rates_alone = "scheduler" not in saved and "optimizer" not in skip
         # Of another door's file: what it does not have begins.
         saved = self.saved = {**state.state_dict(), **saved}
         if "ema" in skip:
@@ -171,24 +138,21 @@ class Rebuilding:
         if parts.scheduler_node is None or waits:
             keep_rates(optimizer)
         self._restore(parts, state)
-        if waits:
-            # The learning rates are those of the file, though who makes them is not there yet.
-            optimizer_state.restore(optimizer, parts.model, saved["optimizer"])
+        if waits or rates_alone:
+            # The learning rates are those of the file, though who makes them is not there.
+            set_rates(optimizer, optimizer_state.rates(saved["optimizer"]))
         if parts.scheduler_node is None:
             forget_rates(optimizer)
 
     def _scheduler(self, parts: Parts, state: TrainState) -> bool:
         """Make the scheduler. True if it cannot be made: what is missing is said, and it waits for `set_scheduler`."""
-        if "scheduler" not in self.nodes:
+        if "scheduler" not in self.file.nodes:
             return False
-        node = self.nodes["scheduler"]
-        given = self._arguments("scheduler")
-        missing = [name for name, form in node.items() if is_missing(form) and name not in given]
-        if missing:
-            called = ", ".join(f"{name}=..." for name in missing)
+        if lost := self.file.lost("scheduler"):
+            node, called = self.file.nodes["scheduler"], ", ".join(f"{name}=..." for name in lost)
             warnings.warn(
-                f"{self.content.where}: {node['_target_']}: no file can hold its {', '.join(missing)} "
-                f"({node[missing[0]]['why']}), so it does not go on yet; pass it, NNHandler.load(path, {called}), or "
+                f"{self.content.where}: {node['_target_']}: no file can hold its {', '.join(lost)} "
+                f"({next(iter(lost.values()))}), so it does not go on yet; pass it, NNHandler.load(path, {called}), or "
                 f"call set_scheduler with it before train",
                 stacklevel=7,
             )
@@ -196,8 +160,8 @@ class Rebuilding:
                 parts.scheduler_node, parts.scheduler_state = node, self.saved["scheduler"]
                 parts.waiting_rates = optimizer_state.rates(self.saved["optimizer"])
             return True
-        parts.scheduler_node = node
-        state.scheduler = driven(self._built_with("scheduler", state.optimizer))
+        parts.scheduler_node = self.file.node("scheduler")
+        state.scheduler = driven(self.file.scheduler(state.optimizer))
         return False
 
     def _restore(self, parts: Parts, state: TrainState) -> None:
@@ -229,6 +193,16 @@ class Rebuilding:
         for note in state.load_state_dict(saved, reset=reset).notes:
             if "as +reset=" not in note and not (parts.scheduler_state is not None and "scheduler" in note):
                 warnings.warn(f"{self.content.where}: {note}", stacklevel=7)
+
+
+def _shared_out(arguments: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arguments by the part that each is meant for: where it is missing, or else stands; otherwise, the model."""
+    chosen: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for name, value in arguments.items():
+        holders = [part for part, node in nodes.items() if name in unavailable(node)]
+        for part in holders or [part for part, node in nodes.items() if name in node] or ["model"]:
+            chosen[part][name] = value
+    return chosen
 
 
 def tell_other(where: Path) -> None:
