@@ -183,9 +183,9 @@ def call(made: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 def _rest(value: Any) -> list[Any]:
     """What a `*args` takes: a list, for a range of a few digits would be arguments of any number."""
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise TypeError(f"{_POSITIONAL} is a {type(value).__name__}; wanted a list")
-    return value
+    return list(value)
 
 
 def _partial(form: Mapping[str, Any], found: Found) -> Any:
