@@ -302,15 +302,15 @@ def test_a_file_without_a_source_says_so(runs: Callable[..., Done]) -> None:
 
 
 def test_the_source_of_a_run_s_model_is_where_the_run_keeps_it(runs: Callable[..., Done]) -> None:
-    Path("runnets.py").write_text("from runner.models.mlp import MLP\nclass Net(MLP): ...\n")
+    Path("shownnets.py").write_text("from runner.models.mlp import MLP\nclass Net(MLP): ...\n")
     short = ["runtime.device=cpu", "data.batch_size=512", "trainer.max_epochs=1", "hydra.run.dir=here"]
-    runner.run([*short, "model._target_=runnets.Net"])
+    runner.run([*short, "model._target_=shownnets.Net"])
     done = runs("show", "here", "--source")
     kept = Path("here/code/001/source").absolute()
     assert done == Done(
         2, f"here/checkpoints/step-000000003: keeps no source of its model; that of its run is in {kept}"
     )
-    assert (kept / "runnets.py").exists()
+    assert (kept / "shownnets.py").exists()
 
 
 def test_show_imports_no_torch_for_a_door_s_file(nets: Any) -> None:

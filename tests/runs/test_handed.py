@@ -66,24 +66,24 @@ def test_the_config_is_a_document_without_secrets() -> None:
 
 def test_the_source_of_a_class_and_of_those_that_it_is_made_of_is_kept(load: Load) -> None:
     base = "from torch import nn\nclass Base(nn.Module): ...\n"
-    net = "from ownlib.base import Base\nclass Net(Base): ...\n"
-    load("ownlib.base", base)
-    assert sources(load("ownlib.net", net).Net, nn.Linear) == {
-        "source.ownlib.net.py": net,
-        "source.ownlib.base.py": base,
+    net = "from handedlib.base import Base\nclass Net(Base): ...\n"
+    load("handedlib.base", base)
+    assert sources(load("handedlib.net", net).Net, nn.Linear) == {
+        "source.handedlib.net.py": net,
+        "source.handedlib.base.py": base,
     }
 
 
 def test_the_source_is_that_of_the_first_save(load: Load, tmp_path: Path) -> None:
-    module = load("editednet", "class Net: ...\n")
-    assert sources(module.Net) == {"source.editednet.py": "class Net: ...\n"}
-    (tmp_path / "editednet.py").write_text("class Net: edited = True\n")
-    assert sources(module.Net) == {"source.editednet.py": "class Net: ...\n"}
+    module = load("handededited", "class Net: ...\n")
+    assert sources(module.Net) == {"source.handededited.py": "class Net: ...\n"}
+    (tmp_path / "handededited.py").write_text("class Net: edited = True\n")
+    assert sources(module.Net) == {"source.handededited.py": "class Net: ...\n"}
 
 
 @pytest.mark.parametrize("gone", ["removed", "a directory", "too large", "a long name", "not ascii"])
 def test_what_cannot_be_kept_is_left_out(gone: str, load: Load, tmp_path: Path) -> None:
-    name = {"a long name": "n" * 90, "not ascii": "netz_ä"}.get(gone, "gonenet")
+    name = {"a long name": "n" * 90, "not ascii": "netz_ä"}.get(gone, "handedgone")
     module = load(name, "class Net: ...\n")
     path = tmp_path / f"{name}.py"
     if gone in ("removed", "a directory"):

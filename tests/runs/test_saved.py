@@ -283,24 +283,24 @@ def test_without_a_part_the_names_are_still_those_of_the_model() -> None:
 
 @pytest.fixture
 def run_of_net(short: Callable[..., Any], tmp_path: Path) -> Any:
-    """A run of a model of the user's own; the module is `runnets`."""
-    (tmp_path / "runnets.py").write_text(
+    """A run of a model of the user's own; the module is `savedrunnets`."""
+    (tmp_path / "savedrunnets.py").write_text(
         "from runner.models.mlp import MLP\nclass Net(MLP): ...\nclass Renamed(Net): ...\n"
     )
-    yield short("model._target_=runnets.Net", "model.hidden=[4]")
-    sys.modules.pop("runnets", None)
+    yield short("model._target_=savedrunnets.Net", "model.hidden=[4]")
+    sys.modules.pop("savedrunnets", None)
 
 
 def test_a_class_of_a_run_that_has_moved_is_found(run_of_net: Any, tmp_path: Path) -> None:
-    (tmp_path / "newnets.py").write_text("from runnets import *\nclass Net(Renamed): ...\n")
+    (tmp_path / "savednewnets.py").write_text("from savedrunnets import *\nclass Net(Renamed): ...\n")
     saved = read_saved(run_of_net.directory)
     assert type(rebuild(saved)).__name__ == "Net"
-    renamed = sys.modules["runnets"].Renamed
-    for new in ("runnets.Renamed", renamed):
-        assert type(rebuild(saved, moved={"runnets.Net": new})) is renamed
-        with_more = rebuild(saved, moved={"runnets.Net": new}, overrides=["runtime.threads=2"])
+    renamed = sys.modules["savedrunnets"].Renamed
+    for new in ("savedrunnets.Renamed", renamed):
+        assert type(rebuild(saved, moved={"savedrunnets.Net": new})) is renamed
+        with_more = rebuild(saved, moved={"savedrunnets.Net": new}, overrides=["runtime.threads=2"])
         assert type(with_more) is renamed
-    assert type(rebuild(saved, moved={"runnets.Net": "newnets.Net"})).__module__ == "newnets"
+    assert type(rebuild(saved, moved={"savedrunnets.Net": "savednewnets.Net"})).__module__ == "savednewnets"
 
 
 def test_arguments_of_a_run_stand_in_for_its_config(run_of_net: Any) -> None:
@@ -317,7 +317,10 @@ def test_runner_load_opens_them_all(
     classic_esn(20, 1, 1).save(tmp_path / "esn.pt")
     assert isinstance(runner.load(save(nn.Linear, 2, 1)), nn.Linear)
     assert type(runner.load(tmp_path / "esn.pt")).__name__ == "ESNModel"
-    assert type(runner.load(run_of_net.directory, moved={"runnets.Net": "runnets.Renamed"})).__name__ == "Renamed"
+    assert (
+        type(runner.load(run_of_net.directory, moved={"savedrunnets.Net": "savedrunnets.Renamed"})).__name__
+        == "Renamed"
+    )
     assert caplog.messages == []
 
 
