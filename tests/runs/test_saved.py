@@ -239,8 +239,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         rebuild(read_saved(path))
     assert str(caught.value) == (
-        f"{path}: cannot be loaded into Linear: missing in the file: bias; does not fit: weight is float32 [1, 3] there "
-        "and float32 [1, 2] here; its class is not what it was when it was saved, or its arguments are others"
+        f"{path}: cannot be loaded into Linear: missing in the file: bias; does not fit: weight is float32 [1, 3] "
+        "there and float32 [1, 2] here; its class is not what it was when it was saved, or its arguments are others"
     )
 
 
