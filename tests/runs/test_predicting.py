@@ -12,8 +12,8 @@ import torch
 
 import runner
 from runner.data.digits import digits
-from runner.runs.saved import opened
 from runner.runs.predicting import Form, Predicted, predict
+from runner.runs.saved import opened
 
 Short = Callable[..., runner.Run]
 RUN = ("hydra.run.dir=here", "trainer.max_steps=2")
