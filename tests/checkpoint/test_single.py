@@ -205,7 +205,7 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
 def test_a_state_that_no_file_can_hold_leaves_the_old_one(state: Any, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     save(path)
-    with pytest.raises(TypeError, match=problem):
+    with pytest.raises(SaveError, match=rf"net\.pt: not written: .*{problem}"):
         save_file(path, state, documents={}, facts={})
     assert value_in(path) == 1.0
     assert [one.name for one in tmp_path.iterdir()] == ["net.pt"]

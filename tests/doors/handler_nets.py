@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import TensorDataset
 
 from runner import NNHandler
@@ -46,6 +47,14 @@ class Unlike(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.other = nn.Linear(2, 2)
+
+
+class KeepsFunction(StepLR):
+    """A scheduler of the user's own, with a function among its attributes."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.rule = lambda epoch: epoch
+        super().__init__(optimizer, 1, gamma=0.5)
 
 
 def data(seed: int = 0, count: int = 26) -> TensorDataset:

@@ -1,5 +1,6 @@
 """The handler's files: whole or not there, in one or split, and what is said of what does not fit."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -21,12 +22,12 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.single import save_file
 from runner.doors import handler_training
 from runner.doors.handler_settings import plan_of
-from runner.errors import CheckpointError, ConfigError, MissingError, RunnerError, SaveError, TrustError
+from runner.errors import CheckpointError, ConfigError, FormatError, MissingError, RunnerError, SaveError, TrustError
 from runner.handler import save_multi_files, save_multi_from_single, save_single_file, save_single_from_multi
 
 sys.path.append(str(Path(__file__).parent))
 
-from handler_nets import Activated, Net, Renamed, Unlike, assert_equal, data, give_data, made, train
+from handler_nets import Activated, KeepsFunction, Net, Renamed, Unlike, assert_equal, data, give_data, made, train
 
 PARTS = ("model", "optimizer", "scheduler", "training")
 
@@ -156,6 +157,84 @@ def test_a_save_that_fails_leaves_what_was_there(
             trained.save(path, single_file=single_file)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert NNHandler.load(path).epoch == 2
+
+
+@pytest.mark.parametrize("renamed", range(5))
+def test_a_kill_among_the_renames_leaves_the_old_split_save_or_the_new_one(
+    trained: NNHandler, tmp_path: Path, renamed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save(tmp_path / "a.pth", single_file=False)
+    train(trained, 1, ema_decay=0.9)
+    replace_file, done = os.replace, []
+
+    def killed(source: Any, target: Any) -> None:
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        replace_file(source, target)
+        done.append(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            trained.save(tmp_path / "a.pth", single_file=False)
+    assert len(done) == min(renamed, 4)
+    assert NNHandler.load(tmp_path / "a.pth").epoch == (3 if renamed else 2)
+    if renamed:
+        assert_equal(trained, NNHandler.load(tmp_path / "a.pth"))
+    # The next save that fails, too, leaves what is there.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(SaveError):
+            trained.save(tmp_path / "a.pth", single_file=False)
+    assert NNHandler.load(tmp_path / "a.pth").epoch == (3 if renamed else 2)
+    trained.save(tmp_path / "a.pth", single_file=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"a.{name}.pth" for name in PARTS]
+    assert_equal(trained, NNHandler.load(tmp_path / "a.pth"))
+
+
+def test_of_one_file_and_newer_split_ones_beside_it_the_older_is_told(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth")
+    train(trained, 1, ema_decay=0.9).save(tmp_path / "a.pth", single_file=False)
+    with pytest.warns(UserWarning, match=r"a\.pth: is of step 8, and the split files .* of step 12; .* give .*/a$"):
+        assert NNHandler.load(tmp_path / "a.pth").epoch == 2
+    assert NNHandler.load(tmp_path / "a").epoch == 3
+
+
+def test_split_files_that_are_none_are_refused_in_words(trained: NNHandler, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a.pth", single_file=False)
+    rest = Checkpoint.open(tmp_path / "a.training.pth")
+    documents = {"config.json": rest.document("config.json")}
+    for names in (["../x"], ["model"], "model", [["model"]]):
+        facts = {**rest.manifest.facts, "handler_parts": names, "handler_set": "x"}
+        save_file(tmp_path / "b.training.pth", rest.state(), documents=documents, facts=facts)
+        with pytest.raises(CheckpointError, match=r"/b"):
+            NNHandler.load(tmp_path / "b.pth")
+    for config in ({"door": "NNHandler"}, {"model": {"_target_": "torch.nn.ReLU"}}):
+        text = json.dumps({"config": config, "overrides": []}).encode()
+        save_file(tmp_path / "c.pth", {"model": {}}, documents={"config.json": text}, facts={})
+        with pytest.raises(FormatError, match=r"c\.pth: is of no Python door; give a file that a handler has saved"):
+            save_multi_from_single(tmp_path / "c.pth")
+    with pytest.raises(SaveError, match=r"c\.pth: the folder cannot be made: a file is in its place"):
+        trained.save(tmp_path / "c.pth" / "d.pth", single_file=False)
+
+
+def test_what_no_checkpoint_holds_is_refused_in_words(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def get_extra_state(self) -> Any:
+            return object()
+
+    with pytest.raises(SaveError, match=r"a\.pth: not written: state\['_extra_state'\] is a builtins\.object"):
+        NNHandler(Odd).save(tmp_path / "a.pth")
+
+
+def test_a_scheduler_that_keeps_a_function_is_saved_without_it(tmp_path: Path) -> None:
+    handler = train(made(KeepsFunction), 1)
+    handler.save(tmp_path / "a.pth")
+    loaded = NNHandler.load(tmp_path / "a.pth")
+    assert_equal(handler, loaded)
+    assert loaded.scheduler.rule(3) == 3
+    loaded.scheduler.step()
+    assert loaded.scheduler.get_last_lr() == [0.0125]
 
 
 def test_what_cannot_be_stored_breaks_no_save_and_is_named_on_load(tmp_path: Path) -> None:

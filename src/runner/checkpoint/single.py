@@ -48,14 +48,17 @@ def save_file(
     """Save a state as a checkpoint in one file, durably; its folder is made. The handle that it opens with.
 
     `documents` stand beside the state as files. Raises ExistsError if something is there and `overwrite` is false,
-    SaveError when it cannot be written, ConfigError where the library for `compress` is missing, and TypeError for what
-    a checkpoint cannot hold; then what stood there still does.
+    SaveError when it cannot be written or the state is none that a checkpoint can hold, and ConfigError where the
+    library for `compress` is missing; then what stood there still does.
     """
     check_target(path, overwrite=overwrite)
     if compress:
         zstd()
     check_documents(documents, path)
-    parts = take_apart(state, ())
+    try:
+        parts = take_apart(state, ())
+    except TypeError as error:
+        raise SaveError(f"{path}: not written: {error}") from error
     contents = {**documents, STATE: parts.text()}
     contents |= {file: b"".join(TensorFile(tensors).chunks()) for file, tensors in parts.tensors.items()}
     manifest = Manifest(

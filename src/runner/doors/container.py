@@ -166,9 +166,7 @@ def _state_of(made: Made, path: Path, *, whole: bool) -> dict[str, Any]:
         state["optimizer"] = _renamed(optimizer_state.capture(optimizer, model), own_names)
     if scheduler is not None:
         driven = TorchScheduler(scheduler)
-        # As torch's LambdaLR does: a function is there again once the scheduler is built.
-        own = {key: value for key, value in driven.state_dict().items() if not _is_function(value)}
-        state["scheduler"] = {"class": driven.kind, "state": own}
+        state["scheduler"] = {"class": driven.kind, "state": driven.state_dict()}
     return state
 
 
@@ -179,7 +177,3 @@ def _renamed(optimizer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
     groups = [{**group, "params": [names.get(name, name) for name in group["params"]]} for group in optimizer["groups"]]
     state = {names.get(name, name): values for name, values in optimizer["state"].items()}
     return {**optimizer, "groups": groups, "state": state}
-
-
-def _is_function(value: object) -> bool:
-    return callable(value) and not isinstance(value, torch.Tensor)

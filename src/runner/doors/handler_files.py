@@ -1,30 +1,30 @@
-"""What a handler writes, in one file or split, and how the one becomes the other.
-
-    final.pth               everything
-    final.model.pth         weights, and how the model is made: a model's file on its own
-    final.optimizer.pth     the optimizer's state
-    final.scheduler.pth     the scheduler's state
-    final.training.pth      all else: progress, history, averaged weights, scaler, generators; names the others
-
-Each is a packed checkpoint that torch opens. Split files know which save they are of; a mix of two is refused.
-"""
+"""What a handler writes, in one file or split (handler_split.py), and how the one becomes the other."""
 
 import os
-import secrets
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.contents import STATE, TENSOR_FILES
-from runner.checkpoint.durable import sync_directory
-from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import CONFIG, Checkpoint
-from runner.checkpoint.single import check_target, save_file
+from runner.checkpoint.single import save_file
 from runner.doors.handler_schedule import forget_rates, keep_rates
 from runner.doors.handler_settings import Parts
+from runner.doors.handler_split import (
+    REST,
+    SUFFIX,
+    Content,
+    content_in,
+    facts_of,
+    part_of,
+    place_of,
+    read_set,
+    set_at,
+    write_set,
+)
 from runner.doors.handler_world import from_all, together
-from runner.errors import CheckpointError, MissingError
+from runner.errors import CheckpointError, FormatError, MissingError
 from runner.records import Progress
 from runner.runs.handed import documents_for, facts_here
 from runner.training import generators
@@ -35,26 +35,6 @@ if TYPE_CHECKING:
 
 DOOR = "handler"
 """The fact in a file that says of which training it is."""
-_SET, _PART, _PARTS = "handler_set", "handler_part", "handler_parts"
-SUFFIX = ".pth"
-_KEYS = {"model": ("model", "transient"), "optimizer": ("optimizer",), "scheduler": ("scheduler",)}
-_REST = "training"
-
-
-@dataclass(frozen=True)
-class Content:
-    """What stands in a file, or in the files of a set together."""
-
-    where: Path
-    state: Mapping[str, Any]
-    config: Mapping[str, Any]
-    documents: Mapping[str, bytes]
-    """What was saved beside, such as the model's source."""
-    facts: Mapping[str, Any]
-    progress: Progress
-    metrics: Mapping[str, float]
-    file: Checkpoint | None = None
-    """The one with the model in it; None where it is not written yet."""
 
 
 def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
@@ -138,131 +118,38 @@ def write_one(content: Content, path: Path) -> Checkpoint:
     )
 
 
-def write_set(content: Content, path: Path) -> None:
-    """The split files. Those that stood there stay until all new ones are written."""
-    chosen = {name: {key: content.state[key] for key in keys if key in content.state} for name, keys in _KEYS.items()}
-    split = {key for state in chosen.values() for key in state}
-    states = {name: state for name, state in chosen.items() if state}
-    states[_REST] = {key: value for key, value in content.state.items() if key not in split}
-    common = {**content.facts, _SET: secrets.token_hex(8), _PARTS: list(states)}
-    hidden: dict[str, Path] = {}
-    try:
-        for name, state in states.items():
-            target = place_of(path, name)
-            check_target(target, overwrite=True)
-            hidden[name] = target.with_name(f".{target.name}.new{SUFFIX}")
-            config = {"door": content.config.get("door"), "model": content.config["model"]}
-            documents = documents_for(content.config if name == _REST else config)
-            if name == "model":
-                documents |= content.documents
-            save_file(
-                hidden[name],
-                state,
-                documents=documents,
-                facts={**common, _PART: name},
-                progress=content.progress,
-                metrics=content.metrics,
-            )
-        with reported(path, 0):
-            for name, file in hidden.items():
-                os.replace(file, place_of(path, name))  # noqa: PTH105
-            sync_directory(path.parent)
-    finally:
-        for file in hidden.values():
-            file.unlink(missing_ok=True)
-    for name in [*_KEYS, _REST]:
-        if name not in states:
-            # Of an earlier save that had more.
-            _remove(place_of(path, name))
-
-
-def _remove(path: Path) -> None:
-    if path.is_file() and part_of(Checkpoint.open(path)) is not None:
-        path.unlink()
-
-
-def place_of(path: Path, part: str) -> Path:
-    """The file of one part of the set that is called `path`."""
-    name = path.stem if path.suffix in (SUFFIX, ".pt", ".zip") else path.name
-    return path.with_name(f"{name}.{part}{SUFFIX}")
-
-
-def part_of(checkpoint: Checkpoint) -> str | None:
-    """Which part of a set a file is, if it is one."""
-    part = checkpoint.manifest.facts.get(_PART)
-    return part if isinstance(part, str) else None
-
-
-def set_at(path: Path) -> Path | None:
-    """The name of the set that `path` stands for: its own, or that of the only set in a folder."""
-    if path.is_dir():
-        found = sorted(path.glob(f"*.{_REST}{SUFFIX}"))
-        if len(found) > 1:
-            names = ", ".join(one.name.removesuffix(f".{_REST}{SUFFIX}") for one in found)
-            raise CheckpointError(f"{path}: holds several saves, {names}; name one of them: {path}/NAME")
-        return path / found[0].name.replace(f".{_REST}{SUFFIX}", SUFFIX) if found else None
-    return path if not path.exists() and place_of(path, _REST).is_file() else None
-
-
 def read(path: Path) -> Content:
     """What stands in a file, or in the split files of that name. Raises CheckpointError, MissingError."""
     of_set = set_at(path)
     if of_set is not None:
-        return _read_set(of_set)
+        return read_set(of_set)
     if not path.exists():
         raise MissingError(
-            f"{path}: is not there, and neither is {place_of(path, _REST).name}; give a file that a handler has saved, "
+            f"{path}: is not there, and neither is {place_of(path, REST).name}; give a file that a handler has saved, "
             "or the name of split files"
         )
     checkpoint = Checkpoint.open(path)
-    part = part_of(checkpoint)
+    if not {"door", "model"} <= checkpoint.config.keys():
+        raise FormatError(f"{path}: is of no Python door; give a file that a handler has saved")
+    part = part_of(path)
     if part not in (None, "model"):
         name = path.name.removesuffix(f".{part}{SUFFIX}")
         raise CheckpointError(f"{path}: holds the {part} part alone; give {path.with_name(name)}, which is all of them")
-    return _content(path, checkpoint, checkpoint.state())
+    _tell_newer(checkpoint, place_of(path, REST))
+    return content_in(path, checkpoint, checkpoint.state())
 
 
-def _read_set(path: Path) -> Content:
-    rest = Checkpoint.open(place_of(path, _REST))
-    names = rest.manifest.facts.get(_PARTS)
-    state: dict[str, Any] = {}
-    documents: dict[str, bytes] = {}
-    model = rest
-    for name in names if isinstance(names, list) else [_REST]:
-        file = place_of(path, name)
-        if not file.is_file():
-            raise MissingError(f"{file}: is not there, and belongs to {rest.path}; put it back beside the others")
-        part = rest if name == _REST else Checkpoint.open(file)
-        if part.manifest.facts.get(_SET) != rest.manifest.facts.get(_SET):
-            raise CheckpointError(
-                f"{file}: is of another save than {rest.path.name}; a save was broken off, or files were mixed; "
-                "use the files of one save"
+def _tell_newer(checkpoint: Checkpoint, rest: Path) -> None:
+    """Warn where split files of the same name hold a later state than the one file."""
+    path, one = checkpoint.path, checkpoint.manifest
+    if facts_of(rest):
+        other = Checkpoint.open(rest).manifest
+        if other.created > one.created and other.progress != one.progress:
+            warnings.warn(
+                f"{path}: is of step {one.progress.step}, and the split files beside it, which are newer, of step "
+                f"{other.progress.step}; to load those, give {path.with_suffix('')}",
+                stacklevel=6,
             )
-        model = part if name == "model" else model
-        state |= part.state()
-        documents |= _documents(part)
-    content = _content(path, rest, state)
-    facts = {key: value for key, value in content.facts.items() if key not in (_SET, _PART, _PARTS)}
-    return Content(path, state, content.config, documents, facts, content.progress, content.metrics, model)
-
-
-def _content(path: Path, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Content:
-    manifest = checkpoint.manifest
-    return Content(
-        path,
-        state,
-        checkpoint.config,
-        _documents(checkpoint),
-        manifest.facts,
-        manifest.progress,
-        manifest.metrics,
-        checkpoint,
-    )
-
-
-def _documents(checkpoint: Checkpoint) -> dict[str, bytes]:
-    own = {STATE, CONFIG, *TENSOR_FILES}
-    return {name: checkpoint.document(name) for name in checkpoint.manifest.files if name not in own}
 
 
 def save_single_file(handler: "NNHandler", path: str | os.PathLike[str]) -> None:

@@ -8,9 +8,10 @@ from torch import nn
 
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.interop import is_ours
-from runner.doors.handler_files import Content, place_of, read, set_at
+from runner.doors.handler_files import read
 from runner.doors.handler_restoring import Asked, Restoring, fitted, tell_other
 from runner.doors.handler_settings import Parts
+from runner.doors.handler_split import Content, place_of, set_at
 from runner.doors.handler_world import placed, together
 from runner.doors.rebuilding import call_of_config
 from runner.errors import FormatError, RunnerError

@@ -15,9 +15,10 @@ from runner.checkpoint.matching import unwrapped
 from runner.config.calls import unavailable
 from runner.config.decoding import is_missing
 from runner.doors.handler_autosave import restore_settings
-from runner.doors.handler_files import DOOR, Content
+from runner.doors.handler_files import DOOR
 from runner.doors.handler_schedule import driven, forget_rates, keep_rates, set_rates, unscheduled
 from runner.doors.handler_settings import Loss, Parts
+from runner.doors.handler_split import Content
 from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed
 from runner.doors.rebuilding import Rebuilding, Wishes
@@ -88,9 +89,7 @@ class Restoring:
         restore_settings(parts, own["auto_save"], self.content.where)
         parts.auto_saved = list(own["auto_saved"])
         if parts.auto_saved and Path(parts.auto_saved[-1]).name == self.content.where.name:
-            # It may have been moved since.
-            here = str(self.content.where.absolute())
-            parts.auto_saved = [*(one for one in parts.auto_saved if one != here), here]
+            parts.came_from = self.content.where.absolute()
         parts.early_stopping = EarlyStopping(**own["early_stopping"])
         by_rank = own["generators"]
         parts.generators = self.saved.get("generators")

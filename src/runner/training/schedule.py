@@ -185,7 +185,8 @@ class TorchScheduler:
         """It counts for itself, from 0, as it was built."""
 
     def state_dict(self) -> dict[str, Any]:
-        own = self.scheduler.state_dict()
+        # As torch's LambdaLR does: a function is there again once the scheduler is built.
+        own = {key: value for key, value in self.scheduler.state_dict().items() if not callable(value)}
         return own | {"filled_in": self.filled_in} if self.filled_in else own
 
     def fits(self, state: Mapping[str, Any]) -> bool:
