@@ -142,6 +142,18 @@ def test_only_the_newest_stays_also_across_a_file_and_in_another_place(tmp_path:
     assert there(tmp_path / "moved") == ["0.pth", "3.pth"]
 
 
+def test_a_copy_that_is_kept_elsewhere_stays_though_it_is_gone_on_from(tmp_path: Path) -> None:
+    train(saving(1, tmp_path / "newest", overwrite=True), 1)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "1.pth").write_bytes((tmp_path / "newest" / "1.pth").read_bytes())
+    handler = NNHandler.load(tmp_path / "kept" / "1.pth")
+    handler.auto_save(1, tmp_path / "newest", "{epoch}", overwrite=True)
+    give_data(handler)
+    train(handler, 2)
+    assert there(tmp_path / "kept") == ["1.pth"]
+    assert there(tmp_path / "newest") == ["3.pth"]
+
+
 def test_its_settings_are_in_the_file(tmp_path: Path) -> None:
     train(saving(2, tmp_path), 2)
     handler = NNHandler.load(tmp_path / "2.pth")

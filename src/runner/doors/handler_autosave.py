@@ -66,7 +66,10 @@ class AutoSaves:
         metrics = self._metrics(metrics)
         path = self._free(Path(settings.folder) / self._name(metrics))
         before = self.parts.auto_saved
-        earlier = [name for name in before if Path(name).absolute() != path.absolute()]
+        here = self.parts.came_from
+        # A copy that somebody keeps elsewhere is not what is replaced here.
+        moved = [str(here)] if here is not None and here.parent == path.absolute().parent else []
+        earlier = [name for name in dict.fromkeys([*before, *moved]) if Path(name).absolute() != path.absolute()]
         # The file says itself which one it is: who goes on from it knows what it may remove.
         self.parts.auto_saved = [*earlier, str(path.absolute())] if settings.overwrite else []
         try:

@@ -181,6 +181,8 @@ class Parts:
     """Where a file would have it save by itself, though that is not where the file is."""
     auto_saved: list[str] = field(default_factory=list)
     """The files that it has saved by itself and not removed, if only the newest is kept."""
+    came_from: Path | None = None
+    """The file that it was loaded from, if that seems to be the last of these: they may have been moved, or copied."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row an epoch."""
     seed: int | None = None
