@@ -492,6 +492,19 @@ def test_the_recurrence_keeps_its_precision_under_autocast() -> None:
     assert torch.equal(mixed.reservoir.state, plain.reservoir.state)
 
 
+def test_a_compiler_does_not_write_out_the_steps() -> None:
+    sizes = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    model, plain = small(), small()
+    compiled = torch.compile(model, backend=backend)
+    assert near(compiled(sequences()), plain(sequences()))
+    assert sizes and max(sizes) < len(sequences()[0])
+
+
 def test_nothing_is_drawn_on_the_device_meta() -> None:
     before = torch.get_rng_state()
     with torch.device("meta"):

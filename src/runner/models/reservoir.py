@@ -107,6 +107,9 @@ class Reservoir(nn.Module):
             W_T = self.weight_hh.T
             states = []
             for drive_BN in drive_TBN.unbind(0):
+                if torch.compiler.is_compiling():
+                    # Else a compiler writes out every step of every length, which takes it minutes.
+                    torch._dynamo.graph_break()
                 new_BN = f(torch.addmm(drive_BN, h_BN, W_T))
                 h_BN = new_BN if a == 1.0 else (1.0 - a) * h_BN + a * new_BN
                 states.append(h_BN)
