@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from runner.data.batches import make_batches
 from runner.data.tensors import Tensors
+from runner.errors import TrainingError
 from runner.models.esn import ESNModel
 from runner.training.evaluate import measure
 from runner.training.sequences import ReadoutFit, SequenceOutputs, SequenceRegression, ValidTime, valid_steps
@@ -56,17 +57,31 @@ def test_real_numbers_are_brought_to_the_precision_of_the_model() -> None:
     assert total.isfinite()
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cell(x)[0]
+
+
 def test_a_model_without_a_memory_between_calls_is_as_good() -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cell = nn.GRU(3, 3, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.cell(x)[0]
-
     loss, _ = SequenceRegression(washout=WASHOUT, metrics={}).loss(Recurrent(), windows())
     assert loss.isfinite()
+
+
+def test_a_model_that_cannot_be_forecast_or_solved_for_is_named_with_what_can() -> None:
+    batch = windows()
+    _, outputs = SequenceRegression(washout=WASHOUT, metrics={}).loss(Recurrent(), batch)
+    with pytest.raises(
+        TrainingError, match=r"^Recurrent has no forecast\(warmup, horizon\), .*; leave that metric out, a"
+    ):
+        ValidTime(threshold=0.4, time_step=0.02, lyapunov_exponent=0.9)(outputs, batch)
+    with pytest.raises(
+        TrainingError, match=r"^Recurrent has no readout that gathers, .*; use objective=sequence_regress"
+    ):
+        ReadoutFit(washout=WASHOUT, metrics={}).loss(Recurrent(), batch)
 
 
 def test_what_the_readout_sees_is_gathered_in_training_only() -> None:

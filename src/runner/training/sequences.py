@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from runner.errors import TrainingError
 from runner.training.objective import Metric, Sum
 
 
@@ -73,6 +74,11 @@ class ReadoutFit(SequenceRegression):
     """
 
     def run(self, model: Any, x: Tensor, y_BTO: Tensor) -> Tensor:
+        if not callable(getattr(getattr(model, "readout", None), "gather", None)):
+            raise TrainingError(
+                f"{type(model).__name__} has no readout that gathers, for objective=readout_fit; use "
+                "objective=sequence_regression, or a model such as runner.models.ott_esn"
+            )
         features_BTD: Tensor = model.features(x)
         # What is not finite would spoil the sums for good; the loss shows it, and is dealt with as a config says.
         if model.training and bool(features_BTD.isfinite().all()) and bool(y_BTO.isfinite().all()):
@@ -96,6 +102,11 @@ class ValidTime:
 
     def __call__(self, outputs: SequenceOutputs, batch: Sequence[Tensor]) -> Sum:
         model: Any = outputs.model
+        if not callable(getattr(model, "forecast", None)):
+            raise TrainingError(
+                f"{type(model).__name__} has no forecast(warmup, horizon), which the valid time is measured by; leave "
+                "that metric out, as by ~objective.metrics.valid_time, or use a model such as runner.models.ott_esn"
+            )
         warmup_BTF, truth_BHF = batch[0][:, : outputs.washout], batch[0][:, outputs.washout :]
         warmup_BTF = in_its_dtype(model, warmup_BTF)
         forecast_BHO = model.forecast(warmup_BTF, truth_BHF.shape[1])
