@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from runner.checkpoint.single import save_file
 from runner.errors import CheckpointError, DamagedError, FormatError, MismatchError, MissingError, SaveError
 from runner.models import ESNModel, classic_esn, headless_esn, linear_esn, ott_esn
+from runner.training.module_state import unchanged
 
 HH = "_modules_dict.reservoir.weight_hh"
 OUT = "_modules_dict.output.weight"
@@ -100,6 +101,20 @@ def test_a_restored_state_of_another_number_of_sequences_is_refused_and_kept(tmp
     other.load(tmp_path / "a.pt", load_states=True)
     other.reset_reservoirs()
     assert other(x(3)).shape == (3, 10, 20)
+
+
+def test_a_restored_state_is_still_one_after_an_evaluation(tmp_path: Path) -> None:
+    model = headless_esn(20, 2)
+    model(x())
+    model.save(tmp_path / "a.pt", include_states=True)
+    other = headless_esn(20, 2)
+    other.load(tmp_path / "a.pt", load_states=True)
+    with unchanged(other):
+        other.reset_reservoirs()
+        other(x(3))
+    with pytest.raises(ValueError, match=r"holds the states of 4 sequences, which were read from a file"):
+        other(x(3))
+    assert torch.equal(other(x()), model(x()))
 
 
 def test_a_restored_state_is_gone_on_from_by_a_forecast_too(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class Reservoir(nn.Module):
 
     state: Tensor | None
     """(B, N): the last h, of no graph."""
+    restored: Tensor | None
+    """(): there while the state is one that was read from a file, and no call has gone on from it yet."""
 
     def __init__(
         self,
@@ -62,8 +64,8 @@ class Reservoir(nn.Module):
         self.weight_input = weight(drawing.uniform((size, driver_size), driver_scaling)) if driver_size else None
         self.bias_h = weight(drawing.uniform((size,), bias)) if bias else None
         self.register_buffer("state", None, persistent=False)
-        self.restored = False
-        """Whether the state was read from a file and no call has gone on from it yet."""
+        # A buffer, too, so that whoever puts the state back, after an evaluation say, puts this back with it.
+        self.register_buffer("restored", None, persistent=False)
 
     def forward(self, x_BTF: Tensor, driver_BTU: Tensor | None = None) -> Tensor:
         """The states h(1) ... h(T), (B, T, N), going on from the state that is kept."""
@@ -75,10 +77,10 @@ class Reservoir(nn.Module):
     def begin(self, batch: int) -> Tensor:
         """The state (B, N) that a call for `batch` sequences goes on from. Raises ValueError if one read from a file
         is of another number of sequences."""
-        h_BN = self.state if self.stateful or self.restored else None
+        h_BN = self.state if self.stateful or self.restored is not None else None
         if h_BN is not None and len(h_BN) != batch:
             held = f"the reservoir holds the states of {len(h_BN)} sequences"
-            if self.restored:
+            if self.restored is not None:
                 raise ValueError(
                     f"{held}, which were read from a file, and the input has {batch}; continue with {len(h_BN)} "
                     "sequences, or call reset_reservoirs() to begin cold"
@@ -117,14 +119,14 @@ class Reservoir(nn.Module):
 
     def keep(self, h_BN: Tensor) -> None:
         """Let the next call go on from `h_BN`."""
-        self.restored = False
+        self.restored = None
         # A copy: a view would keep the states of all steps.
         self.state = h_BN.detach().clone() if self.stateful else None
 
     def reset(self) -> None:
         """Make it cold."""
-        self.state, self.restored = None, False
+        self.state = self.restored = None
 
     def restore(self, state_BN: Tensor) -> None:
         """Let the next call go on from a state that was read from a file."""
-        self.state, self.restored = state_BN.to(self.weight_hh), True
+        self.state, self.restored = state_BN.to(self.weight_hh), self.weight_hh.new_zeros(())
