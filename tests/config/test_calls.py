@@ -109,10 +109,9 @@ def test_what_a_file_cannot_hold_is_asked_for_all_at_once() -> None:
     with pytest.raises(CheckpointError) as caught:
         build_call(node, where=HERE, trust=[__name__])
     assert str(caught.value).splitlines() == [
-        "/somewhere/net.pt: Net(activation=...) is a lambda, which has no name that it can be imported by, which no "
-        "file can hold; pass it: load(path, activation=...)",
-        "/somewhere/net.pt: Net(sizes=...) is a Net, and how it was made is not known, which no file can hold; "
-        "pass it: load(path, sizes=...)",
+        "/somewhere/net.pt: Net(activation=...) is a lambda, which has no name that it can be imported by; pass "
+        "it: load(path, activation=...)",
+        "/somewhere/net.pt: Net(sizes=...) is a Net, and how it was made is not known; pass it: load(path, sizes=...)",
     ]
     made = build_call(node, where=HERE, trust=[__name__], arguments={"activation": torch.tanh, "sizes": ()})
     assert (made.width, made.activation, made.sizes) == (3, torch.tanh, ())

@@ -107,9 +107,10 @@ def test_what_was_not_measured_is_said_once_and_leaves_no_braces(tmp_path: Path)
         ({"name": ""}, "wanted the name of a file, such as 'model_epoch{epoch:02d}'"),
         ({"name": "../x"}, "wanted the name of a file"),
         ({"name": "/x"}, "wanted the name of a file"),
-        ({"name": "{epoch"}, "wanted places such as {epoch:02d} or {val_loss:.4f}"),
-        ({"name": "{loss:d}"}, "wanted places such as"),
-        ({"name": "{loss!r}"}, "{loss!r} converts; wanted a name and a format"),
+        ({"name": "{epoch"}, "name='{epoch'): expected '}' before end of string"),
+        ({"name": "{loss:d}"}, "{loss:d} has a format that does not suit it; wanted one such as {loss:.4f}"),
+        ({"name": "{epoch:9000000d}"}, "has a format that does not suit it; wanted one such as {epoch:09d}"),
+        ({"name": "{loss!r}"}, "{loss!r} converts; wanted a field and a format"),
     ],
 )
 def test_what_no_file_can_be_named_by_is_refused_at_once(settings: dict[str, Any], message: str) -> None:

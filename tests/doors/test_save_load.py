@@ -844,7 +844,7 @@ def test_where_a_class_is_gone_the_source_in_the_file_is_named(base: Callable[[]
     message = str(refused.value)
     assert "is of 'sub_of_test.Sub'; Base.load wanted" in message
     assert 'moved={"sub_of_test.Sub": "base_of_test.Base"}' in message
-    assert message.endswith("its source, as it was, is in the file: runs show net.pth --source")
+    assert message.endswith("the source that it was saved with is in it: runs show net.pth --source")
     assert b"class Sub(Base)" in runner.Checkpoint.open("net.pth").document("source.sub_of_test.py")
     assert same(cls.load("net.pth", moved={"sub_of_test.Sub": "base_of_test.Base"}), cls().load("net.pth"))
 
@@ -1053,7 +1053,7 @@ def test_a_save_that_fails_leaves_the_file_that_was_there() -> None:
         net.save("net.pth")
     del net.bad
     net.register_buffer("sparse", torch.eye(2).to_sparse())
-    with pytest.raises(TypeError):
+    with pytest.raises(SaveError, match=r"net\.pth: not written: state\['sparse'\]"):
         net.save("net.pth")
     assert Path("net.pth").read_bytes() == before
     assert [file.name for file in Path().iterdir()] == ["net.pth"]
@@ -1219,12 +1219,3 @@ def test_a_subclass_can_be_decorated_again_with_settings_of_its_own() -> None:
     assert type(Net.load("net.pth", versions="error")) is Again
     assert Net.load("net.pth")._config == {"factor": 2, "name": "sub"}
     Sub(2).save("sub.pth")
-
-
-def test_an_object_that_differs_from_the_saved_one_in_arguments_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    Net(3, activation=torch.relu).save("net.pth")
-    Net(3).load("net.pth")
-    assert "net.pth: was saved with activation=" in caplog.text
-    caplog.clear()
-    Net(3, activation=torch.relu).load("net.pth")
-    assert not caplog.text

@@ -27,7 +27,7 @@ _RESERVED = re.compile(r"(?:aside|checkpoints|manifest\.json|run\.json|(?:con|pr
 def check_template(template: str) -> None:
     """Raises ValueError for a template by which no checkpoint could be named."""
     try:
-        for _, field, form in _parsed(template):
+        for _, field, form in parsed(template):
             if field is not None:
                 _check_field(field, form)
     except ValueError as error:
@@ -38,7 +38,7 @@ def check_template(template: str) -> None:
 
 def metrics_in(template: str) -> list[str]:
     """The metrics that a template names. It has been checked."""
-    return [field for _, field, _ in _parsed(template) if field is not None and field not in COUNTERS]
+    return [field for _, field, _ in parsed(template) if field is not None and field not in COUNTERS]
 
 
 def name_of(
@@ -51,7 +51,7 @@ def name_of(
     """
     parts, warnings = [], []
     counters = {counter: getattr(progress, counter) for counter in COUNTERS}
-    for literal, field, form in _parsed(template):
+    for literal, field, form in parsed(template):
         parts.append(literal)
         if field is None:
             continue
@@ -78,7 +78,8 @@ def safe_name(text: str) -> str:
     return f"_{name}" if _RESERVED.fullmatch(name) else name
 
 
-def _parsed(template: str) -> Iterator[tuple[str, str | None, str]]:
+def parsed(template: str) -> Iterator[tuple[str, str | None, str]]:
+    """Texts and fields by turns, each field with its format. Raises ValueError for what is no template."""
     for literal, field, form, conversion in Formatter().parse(template):
         if conversion is not None:
             raise ValueError(f"{{{field}!{conversion}}} converts; wanted a field and a format, such as {{step:09d}}")
@@ -94,6 +95,11 @@ def _check_field(field: str, form: str) -> None:
             f"{{{field}}} is neither a counter nor a metric; wanted {', '.join(COUNTERS)}, loss, lr, or a score such "
             "as val_loss" + (f"; did you mean {{{near[0]}}}?" if near else "")
         )
+    check_format(field, form)
+
+
+def check_format(field: str, form: str) -> None:
+    """Raise ValueError for a format that no value of this field can have, or that makes much out of little."""
     example = 1 if field in COUNTERS else 0.5
     try:
         if not _FORMAT.fullmatch(form):

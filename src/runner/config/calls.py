@@ -183,17 +183,10 @@ def not_trusted(node: Mapping[str, Any]) -> dict[str, str]:
 def _check_all_there(made: Any, arguments: Mapping[str, Any], where: Path) -> None:
     """Raise CheckpointError, with what to pass, for arguments that are not in the file."""
     name = getattr(made, "__qualname__", repr(made))
-    problems = []
-    for key, form in arguments.items():
-        if (why := why_missing(form)) is not None:
-            problems.append(f"{where}: {name}({key}=...) {why}, which no file can hold; pass it: load(path, {key}=...)")
-        elif _has_redacted(form):
-            problems.append(
-                f"{where}: {name}({key}=...) was left out when it was saved, because it looks like a secret; "
-                f"pass it: load(path, {key}=...)"
-            )
-    if problems:
-        raise CheckpointError("\n".join(problems))
+    lost = unavailable(arguments).items()
+    if lost:
+        told = (f"{where}: {name}({key}=...) {why}; pass it: load(path, {key}=...)" for key, why in lost)
+        raise CheckpointError("\n".join(told))
 
 
 def _has_redacted(form: Any) -> bool:

@@ -17,11 +17,10 @@ from runner.checkpoint.single import save_file
 from runner.config.calls import build_value
 from runner.config.decoding import missing
 from runner.config.encoding import CALL, target_of
-from runner.config.secrets import redact
 from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
 from runner.runs.fitting import fit, own_state, values_of
 from runner.runs.handed import documents_for, facts_here, remember
-from runner.runs.saved import DOOR, SOURCE, SavedModel, build, read_saved
+from runner.runs.saved import DOOR, SavedModel, build, read_saved, stored_source
 from runner.training.generators import untouched
 from runner.trust_memory import located
 
@@ -98,7 +97,6 @@ def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> Non
     """Load what a file has into a module that is there. Raises CheckpointError before anything is changed."""
     saved = _read(path)
     _compare(saved, type(module), given.versions)
-    _tell_arguments(saved, vars(module).get(CALL))
     hint = f"{type(module).__qualname__}.load(path) builds what was saved"
     if saved.target is not None:
         hint = f"it was saved from {saved.target}, and {hint}"
@@ -129,7 +127,7 @@ def built(cls: type[nn.Module], path: str | PathLike[str], given: Given) -> nn.M
         hint="; ".join(
             [
                 "its class has changed since, or the object was changed after it was built",
-                *_kept_source(saved),
+                *stored_source(saved),
                 "prepare an object as that was, and load the file into it",
             ]
         ),
@@ -192,17 +190,10 @@ def _class_in(cls: type[nn.Module], saved: SavedModel, given: Given) -> type[nn.
             if isinstance(error, TrustError) and located(there):
                 raise TrustError(f"{error}\n{told}") from error
             why = "" if isinstance(error, TrustError) else f"\n{error}"
-            raise CheckpointError("\n".join([f"{told}{why}", *_kept_source(saved)])) from error
+            raise CheckpointError("\n".join([f"{told}{why}", *stored_source(saved)])) from error
     if not (isinstance(found, type) and issubclass(found, cls)):
         raise CheckpointError(f"{where}: is of {there!r}; {_wanted(cls, there)}")
     return found
-
-
-def _kept_source(saved: SavedModel) -> list[str]:
-    """A line that says where the source of the class is kept, if it is in the file."""
-    files = saved.checkpoint.manifest.files if saved.checkpoint is not None else {}
-    kept = any(name.startswith(SOURCE) for name in files)
-    return [f"its source, as it was, is in the file: runs show {saved.where} --source"] if kept else []
 
 
 def _wanted(cls: type[nn.Module], there: str) -> str:
@@ -250,14 +241,3 @@ def _compare(saved: SavedModel, cls: type, versions: str) -> None:
     if versions == "error":
         raise CheckpointError(f'{said}; use that version, or load(path, versions="warn") to load it all the same')
     warnings.warn(said, stacklevel=4)
-
-
-def _tell_arguments(saved: SavedModel, call: Any) -> None:
-    """Say in which arguments an object that is there differs from the one that was saved."""
-    if not isinstance(call, Mapping) or DOOR not in saved.config or saved.target != call["_target_"]:
-        return
-    there, here = saved.config["model"], redact(call)
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if differing:
-        told = ", ".join(f"{name}={there.get(name)!r:.60}, and here {here.get(name)!r:.60}" for name in differing[:5])
-        log.warning("%s: was saved with %s", saved.where, told)

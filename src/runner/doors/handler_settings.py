@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from runner.checkpoint.naming import COUNTERS
+from runner.checkpoint.naming import check_format, parsed
 from runner.checkpoint.policies import SavePolicy
 from runner.config.names import did_you_mean
 from runner.data.batches import AnyBatches, make_batches
@@ -116,22 +115,15 @@ def auto_save_of(
     parts = name.split("/")
     if not name or "" in parts or {".", ".."} & set(parts):
         problems.append(f"auto_save(name={name!r}): wanted the name of a file, such as 'model_epoch{{epoch:02d}}'")
-    problems += [f"auto_save(name={name!r}): {problem}" for problem in _problems_of_template(name)]
+    try:
+        for _, field, form in parsed(name):
+            if field is not None:
+                check_format(field, form)
+    except ValueError as error:
+        problems.append(f"auto_save(name={name!r}): {error}")
     if problems:
         raise ConfigError(problems)
     return AutoSave(interval or None, fspath(folder), name, overwrite, save_model_code)
-
-
-def _problems_of_template(name: str) -> list[str]:
-    try:
-        for _, place, form, conversion in Formatter().parse(name):
-            if place is not None:
-                if conversion is not None:
-                    raise ValueError(f"{{{place}!{conversion}}} converts; wanted a name and a format")
-                format(1 if place in COUNTERS else 0.5, form or "")
-    except ValueError as error:
-        return [f"{error}; wanted places such as {{epoch:02d}} or {{val_loss:.4f}}"]
-    return []
 
 
 class Loss:

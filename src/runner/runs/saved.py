@@ -211,7 +211,7 @@ def build(
             with untouched():
                 model = instantiate(config["model"], "model", **(arguments or {}))
     except (TrustError, CheckpointError) as error:
-        raise type(error)("\n".join([str(error), *_stored_source(saved)])) from error
+        raise type(error)("\n".join([str(error), *stored_source(saved)])) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"{saved.where}: model._target_={saved.target} built a {type(model).__name__}; wanted a torch.nn.Module"
@@ -224,7 +224,7 @@ def is_call(saved: SavedModel) -> bool:
     return saved.checkpoint is None or DOOR in saved.config
 
 
-def _stored_source(saved: SavedModel) -> list[str]:
+def stored_source(saved: SavedModel) -> list[str]:
     """A line that says where the source of the model's class is kept, if it is in the file."""
     files = saved.checkpoint.manifest.files if saved.checkpoint is not None else {}
     names = [name for name in files if name.startswith(SOURCE)]
