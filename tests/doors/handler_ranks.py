@@ -1,4 +1,4 @@
-"""What one rank of a handler's training does; started by test_handler_world.py as a program of its own.
+"""What one rank of a handler's training does; of two, test_handler_world.py starts each as a program of its own.
 
 python handler_ranks.py FOLDER, in the environment that torchrun makes
 """
@@ -22,8 +22,6 @@ from runner import NNHandler
 from runner.doors import handler_world
 from runner.errors import RunnerError
 
-warnings.simplefilter("error")
-
 
 def give_data(handler: NNHandler) -> None:
     handler.set_train_loader(data(), batch_size=8, shuffle=True)
@@ -33,7 +31,6 @@ def give_data(handler: NNHandler) -> None:
 
 def main(folder: Path) -> None:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    torch.set_num_threads(1)
     # Another beginning on each rank: that of rank 0 holds.
     torch.manual_seed(rank)
     handler = NNHandler(nn.Linear, in_features=4, out_features=3)
@@ -64,7 +61,6 @@ def main(folder: Path) -> None:
         except RunnerError as error:
             failed.append(f"{type(error).__name__}: {error}")
     # Last, because the processes are parted by it.
-    handler_world.PATIENCE = timedelta(seconds=1)
     handler.add_metric("broken", lambda outputs, targets: [0.0][1 if rank == size - 1 else 0])
     try:
         handler.train(1, ema_decay=0.9, progress_bar=False)
@@ -83,4 +79,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    handler_world.PATIENCE = timedelta(seconds=1)
     main(Path(sys.argv[1]))

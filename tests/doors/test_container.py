@@ -37,6 +37,7 @@ from runner.errors import (
     CheckpointError,
     ConfigError,
     DamagedError,
+    FormatError,
     InitializationError,
     MissingError,
     SaveError,
@@ -725,6 +726,30 @@ def test_a_class_that_is_passed_for_that_of_a_run_is_made_and_the_other_not_impo
         ModelContainer().load(tmp_path / "run.zip")
     assert type(ModelContainer().load(tmp_path / "run.zip", nn.Linear)[1].model) is nn.Linear
     assert not Path("imported").exists()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"groups": "x"},
+        {"groups": [None]},
+        {"groups": [{"params": 3}]},
+        {"groups": [{"params": [[]]}]},
+        {"state": -1},
+        {"state": {"layers.0.weight": True}},
+        {"shared": [[]]},
+    ],
+    ids=repr,
+)
+def test_a_state_of_nonsense_is_refused_in_words(container: ModelContainer, tmp_path: Path, optimizer: Any) -> None:
+    _, path = saved(container)
+    checkpoint = runner.Checkpoint.open(path)
+    state = checkpoint.state()
+    state["optimizer"] |= optimizer
+    documents = {"config.json": checkpoint.document("config.json")}
+    save_file(tmp_path / "other.zip", state, documents=documents, facts={})
+    with pytest.raises(FormatError, match=r"other\.zip: holds no state as a door writes it \("):
+        ModelContainer().load(tmp_path / "other.zip")
 
 
 def test_an_optimizer_that_takes_no_parameters_is_refused(container: ModelContainer, tmp_path: Path) -> None:

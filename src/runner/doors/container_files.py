@@ -10,7 +10,7 @@ from torch import nn
 from runner.config.encoding import target_of
 from runner.config.targets import GROUP_LEVEL
 from runner.doors.container_calls import WORDS, Made, ModelObjects, check_kinds, initialize
-from runner.doors.rebuilding import Rebuilding, Wishes, call_of_config
+from runner.doors.rebuilding import Rebuilding, Wishes, as_written, call_of_config
 from runner.errors import CheckpointError, ConfigError, DamagedError
 from runner.runs.fitting import fit, values_of
 from runner.runs.saved import SavedModel, is_call
@@ -32,7 +32,7 @@ def rebuilt(saved: SavedModel, wishes: Wishes, device: torch.device) -> Made:
     Draws no random number that would show outside. Raises CheckpointError, TrustError, ConfigError.
     """
     check_kinds(wishes.classes)
-    with untouched():
+    with as_written(saved.where), untouched():
         return _Reading(saved, wishes, device).made()
 
 

@@ -13,8 +13,7 @@ from runner.doors.handler_restoring import Asked, Restoring, fitted, tell_other
 from runner.doors.handler_settings import Parts
 from runner.doors.handler_split import Content, place_of, set_at
 from runner.doors.handler_world import placed, together
-from runner.doors.rebuilding import call_of_config
-from runner.errors import FormatError, RunnerError
+from runner.doors.rebuilding import as_written, call_of_config
 from runner.runs.saved import SavedModel, read_saved, rebuild
 
 
@@ -32,14 +31,8 @@ def _load(path: Path, device: str | torch.device | None, asked: Asked) -> Parts:
         return _of_other(read_saved(path), device, asked)
     content = read(path)
     here, _ = placed(_device_of(content) if device is None else device)
-    try:
+    with as_written(content.where):
         return Restoring(content, here, asked).parts()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if isinstance(error, RunnerError | torch.OutOfMemoryError):
-            raise
-        raise FormatError(
-            f"{content.where}: holds no training as a handler writes it ({error!r:.200}); use another file"
-        ) from error
 
 
 def _is_of_door(path: Path) -> bool:

@@ -4,16 +4,19 @@ The node of an optimizer is without what it is made for, the parameters; that of
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from runner.checkpoint.contents import TAG
 from runner.config.calls import POSITIONAL, build_call, build_value, call_of, encoded, target_of, unavailable
-from runner.errors import CheckpointError, ConfigError, FormatError
+from runner.errors import CheckpointError, ConfigError, FormatError, RunnerError
 from runner.runs.saved import SavedModel, build
 from runner.training import optimizer_state
 from runner.trust import INSTRUCTIONS
@@ -51,6 +54,17 @@ def _form_of(value: Any) -> Any:
     kind = "partial" if value.get("_partial_") else "call"
     form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
     return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}
+
+
+@contextmanager
+def as_written(where: Path) -> Iterator[None]:
+    """What is stumbled over in a state that no door writes is a FormatError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, RunnerError | torch.OutOfMemoryError):
+            raise
+        raise FormatError(f"{where}: holds no state as a door writes it ({error!r:.200}); use another file") from error
 
 
 @dataclass(frozen=True)
