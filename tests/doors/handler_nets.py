@@ -43,6 +43,23 @@ class Renamed(Net):
         del self.last
 
 
+class Around(nn.Module):
+    """What compilation puts around a module, without compiling."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._orig_mod(x)
+
+
+class Wrapping(Net):
+    def __init__(self, width: int = 8, dropout: float = 0.3) -> None:
+        super().__init__(width, dropout)
+        self.first = Around(self.first)
+
+
 class Unlike(nn.Module):
     def __init__(self) -> None:
         super().__init__()

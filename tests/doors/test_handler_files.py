@@ -27,7 +27,20 @@ from runner.handler import save_multi_files, save_multi_from_single, save_single
 
 sys.path.append(str(Path(__file__).parent))
 
-from handler_nets import Activated, KeepsFunction, Net, Renamed, Unlike, assert_equal, data, give_data, made, train
+from handler_nets import (
+    Activated,
+    Around,
+    KeepsFunction,
+    Net,
+    Renamed,
+    Unlike,
+    Wrapping,
+    assert_equal,
+    data,
+    give_data,
+    made,
+    train,
+)
 
 PARTS = ("model", "optimizer", "scheduler", "training")
 
@@ -429,19 +442,33 @@ def test_only_the_weights_begin_another_handler(trained: NNHandler, tmp_path: Pa
 
 
 def test_a_network_around_the_model_trains_it_and_is_not_in_the_file(tmp_path: Path) -> None:
-    class Around(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self._orig_mod = inner
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self._orig_mod(x)
-
     whole, handler = train(made(), 1), made()
     handler.model = Around(handler.model)
     train(handler, 1)
     handler.save(tmp_path / "a.pth")
     assert_equal(whole, NNHandler.load(tmp_path / "a.pth"))
+
+
+def test_what_is_around_a_part_of_the_model_is_not_in_the_file(tmp_path: Path) -> None:
+    """As a part that is compiled: neither its weights nor what the optimizer keeps for them may be lost."""
+    whole, handler = train(made(), 1, ema_decay=0.9), made()
+    handler.model.first = Around(handler.model.first)
+    train(handler, 1, ema_decay=0.9)
+    handler.save(tmp_path / "a.pth")
+    assert_equal(whole, NNHandler.load(tmp_path / "a.pth"))
+    objects = runner.ModelContainer().load(tmp_path / "a.pth")[1]
+    assert len(objects.optimizer.state) == len(whole.optimizer.state) == 6
+    # Here it is the class itself that puts something around it.
+    loaded = NNHandler.load(tmp_path / "a.pth", moved={"handler_nets.Net": Wrapping})
+    for one, other in zip(loaded.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(loaded.optimizer.state[one]["exp_avg"], whole.optimizer.state[other]["exp_avg"])
+
+
+def test_parameters_that_are_not_in_the_model_are_refused(tmp_path: Path) -> None:
+    handler = made()
+    handler.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    with pytest.raises(ConfigError, match=r"a\.pth: not written: the optimizer trains 1 parameters that are not in"):
+        handler.save(tmp_path / "a.pth")
 
 
 def test_a_file_names_no_class_that_this_user_has_not_handed_over(

@@ -29,9 +29,8 @@ from runner.config.nodes import device_of
 from runner.doors.container_calls import Made, ModelObjects, initialized
 from runner.doors.container_files import DOOR, rebuilt
 from runner.doors.container_metadata import as_document, handed_over, metadata_of
-from runner.doors.rebuilding import Wishes
+from runner.doors.rebuilding import Wishes, check_parameters, under_own_names
 from runner.errors import ConfigError, ExistsError, InitializationError
-from runner.runs.fitting import own_state
 from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import METADATA, read_saved
 from runner.training import optimizer_state
@@ -150,30 +149,11 @@ def _checked(prefix: str | None) -> str:
 
 def _state_of(made: Made, path: Path, *, whole: bool) -> dict[str, Any]:
     model, optimizer, scheduler = made.objects
-    state: dict[str, Any] = {"model": own_state(model, path)}
-    # A compiled or distributed part of the model has other names than the model that is built again.
-    own_names = dict(zip(model.state_dict(), state["model"], strict=True))
-    if whole:
-        state["transient"] = transient(model)
+    state: dict[str, Any] = {"transient": transient(model)} if whole else {}
     if optimizer is not None:
-        known = set(model.parameters())
-        foreign = sum(one not in known for group in optimizer.param_groups for one in group["params"])
-        if foreign:
-            raise ConfigError(
-                f"{path}: not written: the optimizer trains {foreign} parameters that are not in the model, so that "
-                "they could not be found again; make them part of the model"
-            )
-        state["optimizer"] = _renamed(optimizer_state.capture(optimizer, model), own_names)
+        check_parameters(optimizer, model, path)
+        state["optimizer"] = optimizer_state.capture(optimizer, model)
     if scheduler is not None:
         driven = TorchScheduler(scheduler)
         state["scheduler"] = {"class": driven.kind, "state": driven.state_dict()}
-    return state
-
-
-def _renamed(optimizer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """What `optimizer_state.capture` gave, with other names for the parameters."""
-    if "own" in optimizer:
-        return dict(optimizer)
-    groups = [{**group, "params": [names.get(name, name) for name in group["params"]]} for group in optimizer["groups"]]
-    state = {names.get(name, name): values for name, values in optimizer["state"].items()}
-    return {**optimizer, "groups": groups, "state": state}
+    return under_own_names(state, model, path)

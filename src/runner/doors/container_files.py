@@ -10,7 +10,7 @@ from torch import nn
 from runner.config.encoding import target_of
 from runner.config.targets import GROUP_LEVEL
 from runner.doors.container_calls import WORDS, Made, ModelObjects, check_kinds, initialize
-from runner.doors.rebuilding import Rebuilding, Wishes, as_written, call_of_config
+from runner.doors.rebuilding import Rebuilding, Wishes, as_written, call_of_config, under_names_of
 from runner.errors import CheckpointError, ConfigError, DamagedError
 from runner.runs.fitting import fit, values_of
 from runner.runs.saved import SavedModel, is_call
@@ -113,6 +113,7 @@ class _Reading:
         values = values_of(model, self.saved.tensors, self.saved.checkpoint)
         fit(model, values, where=self.where, as_saved=True, hint=_AS_THEN)
         model.to(self.device)
+        self.state = under_names_of(model, self.state)
         load_transient(model, self.state.get("transient") or {}, self.device)
         return model
 

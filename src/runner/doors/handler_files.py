@@ -24,6 +24,7 @@ from runner.doors.handler_split import (
     write_set,
 )
 from runner.doors.handler_world import from_all, together
+from runner.doors.rebuilding import check_parameters, under_own_names
 from runner.errors import CheckpointError, FormatError, MissingError
 from runner.records import Progress
 from runner.runs.handed import documents_for, facts_here
@@ -37,12 +38,13 @@ DOOR = "handler"
 """The fact in a file that says of which training it is."""
 
 
-def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
-    """All of a training as a tree. `by_rank` are the random generators of all processes."""
+def state_of(parts: Parts, path: Path, by_rank: Sequence[Any]) -> dict[str, Any]:
+    """All of a training as a tree, to be saved at `path`. `by_rank` are the random generators of all processes."""
     state = parts.state
     if state is None:
-        tree: dict[str, Any] = {"model": parts.model.state_dict(), "transient": transient(parts.model)}
+        tree: dict[str, Any] = {"transient": transient(parts.model)}
     else:
+        check_parameters(state.optimizer, parts.model, path)
         if parts.scheduler_node is None:
             keep_rates(state.optimizer)
         tree = state.state_dict()
@@ -65,7 +67,7 @@ def state_of(parts: Parts, by_rank: Sequence[Any]) -> dict[str, Any]:
         "early_stopping": asdict(parts.early_stopping),
         "generators": list(by_rank) if parts.world.size > 1 else None,
     }
-    return tree
+    return under_own_names(tree, parts.model, path)
 
 
 def config_of(parts: Parts) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def config_of(parts: Parts) -> dict[str, Any]:
 def content_of(
     parts: Parts, path: Path, by_rank: Sequence[Any], *, metrics: Mapping[str, float], save_model_code: bool
 ) -> Content:
-    config, state = config_of(parts), state_of(parts, by_rank)
+    config, state = config_of(parts), state_of(parts, path, by_rank)
     source = documents_for(config, *([type(parts.model)] if save_model_code else []))
     documents = {name: text for name, text in source.items() if name != CONFIG}
     progress = Progress() if parts.state is None else parts.state.progress

@@ -21,7 +21,7 @@ from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_split import Content
 from runner.doors.handler_training import MONITOR, average
 from runner.doors.handler_world import placed
-from runner.doors.rebuilding import Rebuilding, Wishes
+from runner.doors.rebuilding import Rebuilding, Wishes, under_names_of
 from runner.errors import CheckpointError, TrustError
 from runner.records import Progress
 from runner.runs.fitting import fit
@@ -67,6 +67,7 @@ class Restoring:
         fitted(model, self.saved["model"], self.content.where, strict=self.asked.strict, as_saved=True)
         _, world = placed(self.device)
         model = model.to(self.device).eval()
+        self.saved = under_names_of(model, self.saved)
         load_transient(model, self.saved.get("transient") or {}, self.device)
         run = str(self.content.facts.get(DOOR) or secrets.token_hex(8))
         parts = Parts(model, self.file.node("model"), self.device, world, model, run=run)

@@ -15,10 +15,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.checkpoint.contents import TAG
+from runner.checkpoint.matching import unwrapped
 from runner.config.calls import POSITIONAL, build_call, build_value, call_of, encoded, target_of, unavailable
 from runner.errors import CheckpointError, ConfigError, FormatError, RunnerError
+from runner.runs.fitting import own_names, own_state
 from runner.runs.saved import SavedModel, build
 from runner.training import optimizer_state
+from runner.training.module_state import transient
 from runner.trust import INSTRUCTIONS
 
 
@@ -54,6 +57,48 @@ def _form_of(value: Any) -> Any:
     kind = "partial" if value.get("_partial_") else "call"
     form = {TAG: kind, "of": call.pop("_target_"), "arguments": call}
     return form if kind == "call" else {**form, "arguments": {POSITIONAL: [], **call}}
+
+
+def check_parameters(optimizer: Optimizer, model: nn.Module, where: Path) -> None:
+    """Raise ConfigError if an optimizer, which is to be saved at `where`, trains what is not in the model."""
+    known = set(model.parameters())
+    foreign = sum(one not in known for group in optimizer.param_groups for one in group["params"])
+    if foreign:
+        raise ConfigError(
+            f"{where}: not written: the optimizer trains {foreign} parameters that are not in the model, so that "
+            "they could not be found again; make them part of the model"
+        )
+
+
+def under_own_names(state: Mapping[str, Any], model: nn.Module, where: Path) -> dict[str, Any]:
+    """A state as it is saved at `where`: a compiled part of the model has other names than one that is built again.
+
+    Raises SaveError for tensors that have no values.
+    """
+    return {**_renamed(state, own_names(model)), "model": own_state(model, where)}
+
+
+def under_names_of(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the state of an optimizer and of a recurrence have in a file, by the names that they have in `model`."""
+    live = {unwrapped(name): name for name in (*dict(model.named_parameters()), *transient(model))}
+    chosen = {part: state[part] for part in ("optimizer", "transient") if part in state}
+    return {**state, **_renamed(chosen, lambda name: live.get(unwrapped(name), name))}
+
+
+def _renamed(state: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {named(name): value for name, value in values.items()}
+
+    new = dict(state)
+    if state.get("transient"):
+        new["transient"] = renamed(state["transient"])
+    if state.get("averaged") is not None:
+        new["averaged"] = {**state["averaged"], "model": renamed(state["averaged"]["model"])}
+    optimizer = state.get("optimizer")
+    if optimizer is not None and "own" not in optimizer:
+        groups = [{**group, "params": [named(name) for name in group["params"]]} for group in optimizer["groups"]]
+        new["optimizer"] = {**optimizer, "groups": groups, "state": renamed(optimizer["state"])}
+    return new
 
 
 @contextmanager

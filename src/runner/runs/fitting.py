@@ -1,7 +1,7 @@
 """Stored tensors into a module that is there: matched by name and shape first, and only then copied."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,23 @@ def own_state(model: nn.Module, where: Path) -> dict[str, Any]:
     Raises SaveError, naming `where` it was to be written, for tensors that have no values yet.
     """
     state = {}
-    wrapped = _wrapped(model)
+    own_name = own_names(model)
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and (is_lazy(value) or value.is_meta):
             what = "has no shape yet; run a batch through the model" if is_lazy(value) else "is on the meta device"
             raise SaveError(f"{where}: not written: {name} {what}; wanted tensors with values")
-        state[_without(name, wrapped)] = value
+        state[own_name(name)] = value
     return state
+
+
+def own_names(model: nn.Module) -> Callable[[str], str]:
+    """Gives the name that a tensor of `model` has without what a compiled or distributed part of it puts in."""
+    wrapped = {
+        name: inner
+        for name, part in model.named_modules(remove_duplicate=False)
+        if (inner := wrapped_by(part)) is not None
+    }
+    return lambda name: _without(name, wrapped)
 
 
 def values_of(model: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -150,15 +160,6 @@ def _room_for(old: Tensor, value: Tensor, dtype: torch.dtype | None) -> Tensor:
     if old.dtype != wanted:
         old.data = old.data.to(wanted)
     return old
-
-
-def _wrapped(model: nn.Module) -> dict[str, str]:
-    """Where something is wrapped around a part of the model, and what the part is called in it."""
-    return {
-        name: inner
-        for name, part in model.named_modules(remove_duplicate=False)
-        if (inner := wrapped_by(part)) is not None
-    }
 
 
 def _without(name: str, wrapped: Mapping[str, str]) -> str:
