@@ -11,7 +11,7 @@ import operator
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -351,6 +351,36 @@ def test_an_object_that_was_made_with_what_cannot_be_stored_says_so() -> None:
     setattr(made, CALL, {"_target_": target_of(Squash), "_args_": [1, {"$": "missing", "why": "is a lambda"}]})
     with pytest.raises(UnstorableError, match=r"^is a Squash, whose own '_args_' is a lambda$"):
         encode(made)
+
+
+@dataclass
+class Doubling:
+    width: int
+
+    def __post_init__(self) -> None:
+        self.width *= 2
+
+
+@dataclass
+class Gathering:
+    width: int
+    found: list[int] = field(init=False, default_factory=list)
+
+
+@dataclass
+class Handed:
+    width: int
+    depth: InitVar[int] = 1
+
+
+def test_a_dataclass_that_is_not_made_again_of_its_values_says_so() -> None:
+    gathering = Gathering(1)
+    assert encode(gathering)["arguments"] == {"width": 1}
+    gathering.found.append(3)
+    assert encode(Doubling(0))["arguments"] == {"width": 0}
+    for value in (Doubling(1), gathering, Handed(1, 2)):
+        with pytest.raises(UnstorableError, match=r"is a \w+ that differs from what its own values make"):
+            encode(value)
 
 
 def test_a_dataclass_that_lost_a_field_says_so() -> None:

@@ -107,13 +107,39 @@ def _encode_object(value: Any, depth: int) -> Any:
         if lost:
             raise UnstorableError(f"is a {kind.__name__} without its {lost[0]!r}")
         arguments = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
-        return {TAG: "call", "of": _name_of(kind), "arguments": _named(arguments, depth)}
+        form = {TAG: "call", "of": _name_of(kind), "arguments": _named(arguments, depth)}
+        if not _is_made_again(value, arguments, depth):
+            raise UnstorableError(f"is a {kind.__name__} that differs from what its own values make")
+        return form
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         fields_of = dict(zip(value._fields, value, strict=True))
         return {TAG: "call", "of": _name_of(kind), "arguments": _named(fields_of, depth)}
     if isinstance(value, nn.Module):
         return {TAG: "call", "of": _name_of(kind), "arguments": _named(_of_plain_module(value), depth)}
     return _leaf(value)
+
+
+def _is_made_again(value: Any, arguments: Mapping[str, Any], depth: int) -> bool:
+    """Whether a dataclass makes the same of the values that it has now: it may change them, or have others beside."""
+    kind = type(value)
+    if inspect.signature(kind).parameters.keys() - arguments.keys():
+        # It was given what it does not keep.
+        return False
+    if not hasattr(kind, "__post_init__") and all(one.init for one in fields(value)):
+        return True
+    try:
+        again = kind(**arguments)
+    except Exception as error:
+        # A constructor may raise anything.
+        raise UnstorableError(f"is a {kind.__name__} that is not made again of its own values: {error}") from error
+    return all(_comparable(again, one.name, depth) == _comparable(value, one.name, depth) for one in fields(value))
+
+
+def _comparable(value: Any, name: str, depth: int) -> Any:
+    try:
+        return encode(getattr(value, name, None), depth + 1)
+    except UnstorableError:
+        return type(getattr(value, name))
 
 
 def _named(arguments: Mapping[str, Any], depth: int) -> dict[str, Any]:
