@@ -60,6 +60,14 @@ class Wrapping(Net):
         self.first = Around(self.first)
 
 
+class Ambiguous(nn.Linear):
+    """Two tensors that are called alike once `module.` is taken off."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, bias=False)
+        self.module = nn.Linear(2, 2, bias=False)
+
+
 class Unlike(nn.Module):
     def __init__(self) -> None:
         super().__init__()

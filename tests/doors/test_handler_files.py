@@ -29,6 +29,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from handler_nets import (
     Activated,
+    Ambiguous,
     Around,
     KeepsFunction,
     Net,
@@ -462,6 +463,19 @@ def test_what_is_around_a_part_of_the_model_is_not_in_the_file(tmp_path: Path) -
     loaded = NNHandler.load(tmp_path / "a.pth", moved={"handler_nets.Net": Wrapping})
     for one, other in zip(loaded.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(loaded.optimizer.state[one]["exp_avg"], whole.optimizer.state[other]["exp_avg"])
+
+
+def test_a_part_that_is_really_called_module_keeps_its_own(tmp_path: Path) -> None:
+    handler = NNHandler(Ambiguous)
+    handler.set_optimizer(torch.optim.Adam, lr=0.1)
+    (handler.model.weight.sum() + 2 * handler.model.module.weight.sum()).backward()
+    handler.optimizer.step()
+    handler.save(tmp_path / "a.pth")
+    loaded = NNHandler.load(tmp_path / "a.pth")
+    _, objects = runner.ModelContainer().load(tmp_path / "a.pth")
+    for model, optimizer in ((loaded.model, loaded.optimizer), (objects.model, objects.optimizer)):
+        assert optimizer.state[model.weight]["exp_avg"].unique().tolist() == pytest.approx([0.1])
+        assert optimizer.state[model.module.weight]["exp_avg"].unique().tolist() == pytest.approx([0.2])
 
 
 def test_parameters_that_are_not_in_the_model_are_refused(tmp_path: Path) -> None:

@@ -171,12 +171,8 @@ class Restoring:
             saved["averaged"] = {**saved["averaged"], "model": state.averaged.module.state_dict()}
         # What fits is in the model by now, and the optimizer's state of the rest has no place.
         live = parts.model.state_dict()
-        stored = {unwrapped(name): value for name, value in saved["model"].items() if isinstance(value, Tensor)}
-        fitting = {
-            name
-            for name, value in live.items()
-            if (there := stored.get(unwrapped(name))) is not None and there.shape == value.shape
-        }
+        stored = {name: value.shape for name, value in saved["model"].items() if isinstance(value, Tensor)}
+        fitting = {name for name, value in live.items() if name in stored and stored[name] == value.shape}
         if "state" in saved["optimizer"]:
             kept = {name: values for name, values in saved["optimizer"]["state"].items() if name in fitting}
             saved["optimizer"] = {**saved["optimizer"], "state": kept}

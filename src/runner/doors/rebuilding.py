@@ -79,19 +79,19 @@ def under_own_names(state: Mapping[str, Any], model: nn.Module, where: Path) -> 
 
 
 def under_names_of(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What the state of an optimizer and of a recurrence have in a file, by the names that they have in `model`."""
-    live = {unwrapped(name): name for name in (*dict(model.named_parameters()), *transient(model))}
-    chosen = {part: state[part] for part in ("optimizer", "transient") if part in state}
-    return {**state, **_renamed(chosen, lambda name: live.get(unwrapped(name), name))}
+    """What stands in a file, by the names that it has in `model`."""
+    names = (*model.state_dict(), *dict(model.named_parameters()), *transient(model))
+    # A name that the model has is meant as it is.
+    live = {**{unwrapped(name): name for name in names}, **{name: name for name in names}}
+    chosen = {part: state[part] for part in ("model", "optimizer", "transient") if part in state}
+    return {**state, **_renamed(chosen, lambda name: live.get(name, live.get(unwrapped(name), name)))}
 
 
 def _renamed(state: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
     def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         return {named(name): value for name, value in values.items()}
 
-    new = dict(state)
-    if state.get("transient"):
-        new["transient"] = renamed(state["transient"])
+    new = {**state, **{part: renamed(state[part]) for part in ("model", "transient") if state.get(part)}}
     if state.get("averaged") is not None:
         new["averaged"] = {**state["averaged"], "model": renamed(state["averaged"]["model"])}
     optimizer = state.get("optimizer")
@@ -165,7 +165,9 @@ class Rebuilding:
         """One with the groups that `state` has, which `optimizer_state.capture` gave."""
         optimizer = self._made("optimizer", model.parameters())
         if not isinstance(optimizer, Optimizer):
-            raise CheckpointError(f"{self.where}: optimizer made a {type(optimizer).__name__}")
+            raise CheckpointError(
+                f"{self.where}: optimizer made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer"
+            )
         if optimizer_state.same_groups(optimizer, model, state):
             return optimizer
         parameters = dict(model.named_parameters())
