@@ -1,5 +1,6 @@
 """A checkpoint in one file: what it opens with, and that the file of before is there until the new one is whole."""
 
+import copy
 import errno
 import json
 import resource
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runner.checkpoint.handle import Checkpoint
+from runner.checkpoint.packed import Packed
 from runner.checkpoint.single import save_file, written
 from runner.errors import CheckpointError, ConfigError, DamagedError, ExistsError, RunnerError, SaveError
 from runner.records import Progress
@@ -150,15 +152,35 @@ def test_many_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["net.pt"]
 
 
-def test_who_opened_a_file_that_was_replaced_is_told_so(tmp_path: Path) -> None:
+def test_who_opened_a_file_that_was_replaced_reads_what_he_opened(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     save(path, 1.0)
     checkpoint = Checkpoint.open(path)
     save(path, 2.0)
+    assert torch.equal(checkpoint.tensors()["weight"], torch.full((3, 2), 1.0))
+    assert checkpoint.verify() == []
+    assert value_in(path) == 2.0
+    assert copy.copy(Packed(path)).manifest() == Checkpoint.open(path).manifest
+
+
+def test_who_wrote_a_file_that_was_replaced_before_he_read_it_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    checkpoint = save(path, 1.0)
+    save(path, 2.0)
     with pytest.raises(DamagedError) as caught:
         checkpoint.tensors()
-    assert str(caught.value) == f"{path}: is another file than when it was opened; open it again"
-    assert value_in(path) == 2.0
+    assert str(caught.value) == f"{path}: was replaced since it was written; open it again"
+
+
+def test_who_opened_a_file_that_was_cut_short_in_its_place_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    save(path, 1.0)
+    checkpoint = Checkpoint.open(path)
+    with path.open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DamagedError) as caught:
+        checkpoint.tensors()
+    assert str(caught.value) == f"{path}: was written over since it was opened; open it again"
 
 
 def test_a_file_that_is_replaced_all_the_time_can_be_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -284,3 +285,32 @@ def test_a_file_without_an_optimizer_says_so_when_one_is_restored(files: Mapping
     restored = runner.restore(files[name].path, model=model, strict=False, **everything)
     assert restored.left_out == tuple(lines)
     assert torch.equal(model.first.weight, files[name].weights["first.weight"])
+
+
+def test_who_reads_what_another_keeps_saving_reads_one_or_the_other(home: Path, tmp_path: Path) -> None:
+    from acrossnets import Net
+
+    path, container, ended = tmp_path / "net.zip", ModelContainer(), threading.Event()
+    net = Net(3)
+
+    def save(value: float) -> None:
+        nn.init.constant_(net.first.weight, value)
+        net.save(path)
+
+    def keep_saving() -> None:
+        while not ended.is_set():
+            save(1.0)
+            save(2.0)
+
+    save(0.0)
+
+    thread = threading.Thread(target=keep_saving)
+    thread.start()
+    try:
+        for _ in range(5):
+            for read in (runner.load, Net.load, lambda path: container.load(path)[1].model):
+                weight = read(path).first.weight
+                assert torch.equal(weight, weight[0, 0].expand_as(weight))
+    finally:
+        ended.set()
+        thread.join()

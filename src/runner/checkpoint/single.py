@@ -29,7 +29,7 @@ from runner.checkpoint.parts import take_apart
 from runner.checkpoint.tensors import TensorFile
 from runner.checkpoint.torch_file import PREFIX
 from runner.checkpoint.writing import check_documents
-from runner.errors import ExistsError, SaveError
+from runner.errors import DamagedError, ExistsError, SaveError
 from runner.records import Progress
 
 
@@ -79,7 +79,7 @@ def save_file(
     with written(path, manifest.size, overwrite=overwrite) as descriptor:
         write_archive(descriptor, Checkpoint(path, manifest, place), text, prefix, compress=compress)
     # Not opened again: what is there now may be another's already.
-    return Checkpoint(path, manifest, _Written(path))
+    return Checkpoint(path, manifest, _Written(path, manifest))
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -119,12 +119,16 @@ def written(path: Path, wanted: int, *, overwrite: bool) -> Iterator[int]:
 class _Written:
     """The files of a checkpoint that was written, opened when one of them is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
+        self._manifest = manifest
 
     @cached_property
     def _packed(self) -> Packed:
-        return Packed(self.path)
+        packed = Packed(self.path)
+        if packed.manifest().run != self._manifest.run:
+            raise DamagedError(f"{self.path}: was replaced since it was written; open it again")
+        return packed
 
     def manifest(self) -> Manifest:
         return self._packed.manifest()
