@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from types import FunctionType, MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -143,29 +142,16 @@ def _copied(value: Any) -> Any:
 class _Signature:
     """A class's `__signature__`: that of its constructor, seen through the `__new__` of ours."""
 
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[FunctionType, inspect.Signature] = WeakKeyDictionary()
-
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         for base in owner.__mro__ if instance is None else ():
             new = base.__dict__.get("__new__")
             new = getattr(new, "__func__", new)
             for constructor in (getattr(new, _OURS, new), base.__dict__.get("__init__")):
                 if isinstance(constructor, FunctionType):
-                    signature = self._of(constructor)
+                    signature = inspect.signature(MethodType(constructor, object()))
                     if constructor.__name__ == "__init__" or not _says_nothing(signature):
                         return signature
         raise AttributeError("__signature__")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Classes of a notebook are pickled whole for the processes of a sweep.
-        return _Signature, ()
-
-    def _of(self, constructor: FunctionType) -> inspect.Signature:
-        # It takes longer than most constructors.
-        if constructor not in self._known:
-            self._known[constructor] = inspect.signature(MethodType(constructor, object()))
-        return self._known[constructor]
 
 
 def _says_nothing(signature: inspect.Signature) -> bool:
