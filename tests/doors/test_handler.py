@@ -337,10 +337,12 @@ def test_an_interrupt_ends_it_after_the_step_saved_and_the_rest_follows_exactly(
 
     handler.add_metric("accuracy", once)
     # The file of the first epoch stays.
-    existing = r"stands there already, and overwrite is False; saved as at1_2\.pth"
-    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match=existing):
+    file = tmp_path / "at1_step6.pth"
+    with pytest.raises(KeyboardInterrupt) as raised:
         train(handler, 3)
-    loaded = NNHandler.load(tmp_path / "at1_2.pth")
+    assert str(raised.value) == (f'stopped in epoch 2, after its batch 2; go on with NNHandler.load("{file}")')
+    assert (tmp_path / "at1.pth").is_file()
+    loaded = NNHandler.load(file)
     assert (loaded.epoch, len(loaded.history)) == (1, 1)
     give_data(loaded)
     train(loaded, 2)
@@ -363,7 +365,37 @@ def interrupted(folder: Path) -> Path:
     handler.add_metric("accuracy", once)
     with pytest.raises(KeyboardInterrupt):
         train(handler, 2, validate_every=0)
-    return folder / "stopped.pth"
+    return folder / "stopped_step6.pth"
+
+
+def test_an_interrupt_without_a_file_says_how_to_have_one() -> None:
+    handler = made()
+    handler.add_metric("accuracy", lambda outputs, targets: signal.raise_signal(signal.SIGINT) or 0.0)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"after its batch 1; nothing of that is in a file: handler\.save\(path\)"
+    ):
+        train(handler, 1)
+
+
+def test_a_line_an_epoch_stays_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = made()
+    handler.train(3, validate_every=2)
+    *epochs, closing = capsys.readouterr().out.splitlines()
+    assert len(epochs) == 3
+    for line, row in zip(epochs, handler.history, strict=True):
+        loss, metric = f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"
+        assert line.startswith(f"epoch {row['epoch']}/3  {loss}  {metric}")
+        assert (f"  val_loss {row.get('val_loss', 0.0):.4f}" in line) == (row["epoch"] == 2)
+        assert line.endswith("  lr 5.0e-02  best" if row["epoch"] == 2 else "  lr 5.0e-02")
+    assert closing.startswith("trained 3 epochs, 12 steps in 0 s; best val_loss ")
+
+
+def test_what_is_left_on_the_terminal_tells_of_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = made()
+    handler.add_metric("accuracy", lambda outputs, targets: signal.raise_signal(signal.SIGINT) or 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        handler.train(1)
+    assert capsys.readouterr().out.startswith("stopped by SIGINT in epoch 1, after its batch 1: 0 epochs, 1 step in ")
 
 
 def test_an_unfinished_epoch_goes_on_with_batches_of_another_size(tmp_path: Path) -> None:

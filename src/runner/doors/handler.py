@@ -223,7 +223,8 @@ class NNHandler:
         Validates after epochs that `validate_every` divides (0 or None: never). `use_amp` computes in float16 on CUDA,
         with a gradient scaler, and in bfloat16 elsewhere. A `seed` seeds the generators when it is first given; trained
         with again, they go on. With `ema_decay` above 0 an averaged model is kept beside the raw one, which is what is
-        validated. A signal, such as that of Ctrl-C, ends the training after its step, saved as its last epoch would be.
+        validated. A signal, such as that of Ctrl-C, ends the training after its step, saved as its last epoch would be;
+        in the middle of an epoch the file's name also has `_step7`. KeyboardInterrupt then says how to go on.
         """
         state = self.parts.state
         plan = handler_settings.plan_of(
@@ -238,13 +239,9 @@ class NNHandler:
             early_stopping=self.parts.early_stopping,
             device=self.parts.device,
         )
-        stop = handler_training.train(
+        handler_training.train(
             self.parts, plan, seed=seed, progress_bar=progress_bar, save_on_last_epoch=save_on_last_epoch
         )
-        if stop.reason == "SIGINT":
-            raise KeyboardInterrupt
-        if stop.outcome == "stopped":
-            raise SystemExit(stop.exit_code)
 
     def save(self, path: str | os.PathLike[str], single_file: bool = True, save_model_code: bool = False) -> None:
         """Save everything to one file, or to split files beside each other; the old ones stay until these are whole."""

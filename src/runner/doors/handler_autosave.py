@@ -39,6 +39,8 @@ class AutoSaves:
                 stacklevel=4,
             )
         self.settings = parts.auto or auto_save_of(None, ".", "none", overwrite=False, save_model_code=False)
+        self.written: Path | None = None
+        """The file of the state as it is now."""
         self._at_end = False
         self._told: set[str] = set()
 
@@ -58,7 +60,7 @@ class AutoSaves:
 
     def save(self, reasons: tuple[str, ...], metrics: Mapping[str, float]) -> None:
         """Save the state under its name; then the one before is removed, if only the newest is to be kept."""
-        settings = self.settings
+        settings, self.written = self.settings, None
         if settings.interval is None or (reasons == ("signal",) and not self._at_end):
             return
         began = time.perf_counter()
@@ -77,7 +79,7 @@ class AutoSaves:
         except BaseException:
             self.parts.auto_saved = before
             raise
-        self.begun = self.saved = progress
+        self.begun, self.saved, self.written = progress, progress, path
         if settings.overwrite:
             self._remove(earlier)
             self.parts.auto_saved = [str(path.absolute())]
@@ -100,6 +102,10 @@ class AutoSaves:
                     self._told.add(line)
                     warnings.warn(line, stacklevel=2)
             names.append(name)
+        at = self.state.progress
+        if at.batch and "{step" not in template:
+            # Of a name for the end of an epoch, what is of the middle of the next would be taken for that.
+            names[-1] += f"_step{at.step}"
         return "/".join(names)[: LONGEST * len(names)] + SUFFIX
 
     def _free(self, path: Path) -> Path:

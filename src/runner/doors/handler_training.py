@@ -1,5 +1,6 @@
 """A handler's training: its settings made into the engine's parts, and the engine's own loop run over them."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from runner.data.batches import AnyBatches, Batches
 from runner.data.data import Data
 from runner.data.position import converted, cut_of
 from runner.doors.handler_autosave import AutoSaves
+from runner.doors.handler_display import EpochLines, where
 from runner.doors.handler_objective import PairObjective
 from runner.doors.handler_schedule import forget_rates, keep_rates, schedule_of
 from runner.doors.handler_settings import Loss, Parts
@@ -24,12 +26,13 @@ from runner.doors.handler_world import begin_alike, from_all, none_left_behind
 from runner.errors import ConfigError, DataError, ResumeError, TrainingError
 from runner.records import Ended, Epoch, Evaluation, Monitor, Record, Started
 from runner.runs.loop import Loop, Stop
-from runner.runs.observers.progress import ProgressDisplay
 from runner.runs.terminal import terminal
 from runner.training import generators
 from runner.training.plan import Trainer, horizon
 from runner.training.signals import Signals, caught
 from runner.training.state import Stateful, TrainState
+
+log = logging.getLogger(__name__)
 
 MONITOR = Monitor("val_loss", "min")
 """What the best is judged by, early stopping, and a scheduler that waits for scores."""
@@ -42,8 +45,11 @@ def train(
     seed: int | None,
     progress_bar: bool,
     save_on_last_epoch: bool,
-) -> Stop:
-    """Train until the plan's end, and leave everything in `parts` as the next training, or a file, goes on from it."""
+) -> None:
+    """Train until the plan's end, and leave everything in `parts` as the next training, or a file, goes on from it.
+
+    Raises what a signal asks for, once all is left so: KeyboardInterrupt, with how to go on, or SystemExit.
+    """
     state, loss, split = _ready(parts, plan)
     world, device = parts.world, parts.device
     seed = _begin_seed(parts, seed)
@@ -62,7 +68,8 @@ def train(
         ends = horizon(plan, batches.num_batches)
         data = Data(split.dataset, None if parts.validation is None else parts.validation.dataset)
         training = Training(state, objective, data, batches, validation, None, ends, ())
-        observe = ending.enter_context(_watched(parts, objective, progress_bar=progress_bar and world.rank == 0))
+        shown = EpochLines(terminal(), parts, max_epochs=plan.max_epochs) if progress_bar and world.rank == 0 else None
+        observe = ending.enter_context(_watched(parts, objective, shown))
         # Several processes would not hear of a signal at the same step.
         signals = ending.enter_context(caught()) if world.size == 1 else Signals()
         saver = AutoSaves(parts, observe)
@@ -100,7 +107,22 @@ def train(
             f"{state.stopping_best:.6g}; set_early_stopping(None), or a longer patience, lets it go on",
             stacklevel=3,
         )
-    return stop
+    if stop.outcome == "stopped":
+        _leave_as_asked(stop, state, saver.written)
+
+
+def _leave_as_asked(stop: Stop, state: TrainState, written: Path | None) -> None:
+    """End as the signal wants it, with how to go on."""
+    how = (
+        f'go on with NNHandler.load("{written}")'
+        if written is not None
+        else "nothing of that is in a file: handler.save(path) saves it as it stands, and train goes on from there"
+    )
+    told = f"stopped {where(state.progress)}; {how}"
+    if stop.reason == "SIGINT":
+        raise KeyboardInterrupt(told)
+    log.warning("%s", told)
+    raise SystemExit(stop.exit_code)
 
 
 def _ready(parts: Parts, plan: Trainer) -> tuple[TrainState, Loss, Any]:
@@ -210,9 +232,8 @@ def _leave(parts: Parts, state: TrainState) -> None:
 
 
 @contextmanager
-def _watched(parts: Parts, objective: PairObjective, *, progress_bar: bool) -> Iterator[Callable[[Record], None]]:
+def _watched(parts: Parts, objective: PairObjective, display: EpochLines | None) -> Iterator[Callable[[Record], None]]:
     """What looks on: the history, and the display of the progress."""
-    display = ProgressDisplay(terminal(), bar=True) if progress_bar else None
 
     def observe(record: Record) -> None:
         if isinstance(record, Epoch):
