@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -17,10 +16,12 @@ from runner.checkpoint.single import save_file
 from runner.config.calls import build_value
 from runner.config.decoding import missing
 from runner.config.encoding import CALL, target_of
-from runner.errors import CheckpointError, ConfigError, FormatError, TrustError
+from runner.errors import CheckpointError, FormatError, TrustError
 from runner.runs.fitting import fit, own_state, values_of
 from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import DOOR, SavedModel, build, read_saved, stored_source
+from runner.runs.versions import SETTINGS as SETTINGS
+from runner.runs.versions import compare_versions
 from runner.training.generators import untouched
 from runner.trust_memory import located
 
@@ -28,13 +29,8 @@ log = logging.getLogger(__name__)
 
 NAME = "save_load"
 """What a file of ours has for its door."""
-VERSIONS = ("warn", "error", "silent")
-"""What may be made of a file of another version than its class has now."""
-
 
 Hook = Callable[[nn.Module], Any]
-SETTINGS = "_runner_save_load"
-"""The attribute in which a decorated class keeps its settings."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def write(module: nn.Module, path: Path, *, overwrite: bool) -> None:
 def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> None:
     """Load what a file has into a module that is there. Raises CheckpointError before anything is changed."""
     saved = _read(path)
-    _compare(saved, type(module), given.versions)
+    compare_versions(saved, type(module), given.versions, stacklevel=3)
     hint = f"{type(module).__qualname__}.load(path) builds what was saved"
     if saved.target is not None:
         hint = f"it was saved from {saved.target}, and {hint}"
@@ -114,7 +110,7 @@ def built(cls: type[nn.Module], path: str | PathLike[str], given: Given) -> nn.M
     """The object of `cls`, or of a subclass, that a file is of. Raises CheckpointError if it is of something else."""
     saved = _read(path)
     found = _class_in(cls, saved, given) if "model" in saved.config else cls
-    _compare(saved, found, given.versions)
+    compare_versions(saved, found, given.versions, stacklevel=3)
     remember(cls)
     module = _made(found, saved, given)
     fit(
@@ -228,16 +224,3 @@ def _unknown_call(cls: type) -> dict[str, Any]:
         if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
             node[name] = missing("was not noted, because the object was not made by its constructor")
     return node
-
-
-def _compare(saved: SavedModel, cls: type, versions: str) -> None:
-    """Say that a file is of another version than the class has now, in the way that was asked for."""
-    if versions not in VERSIONS:
-        raise ConfigError(f"versions is {versions!r}; wanted one of {', '.join(map(repr, VERSIONS))}")
-    version = settings_of(cls).version
-    if versions == "silent" or saved.version is None or version is None or saved.version == version:
-        return
-    said = f"{saved.where}: was saved by version {saved.version!r} of {cls.__qualname__}, and this is {version!r}"
-    if versions == "error":
-        raise CheckpointError(f'{said}; use that version, or load(path, versions="warn") to load it all the same')
-    warnings.warn(said, stacklevel=4)

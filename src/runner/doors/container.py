@@ -33,6 +33,7 @@ from runner.doors.rebuilding import Wishes, check_parameters, under_own_names
 from runner.errors import ConfigError, ExistsError, InitializationError
 from runner.runs.handed import documents_for, facts_here, remember
 from runner.runs.saved import METADATA, read_saved
+from runner.runs.versions import compare_versions
 from runner.training import optimizer_state
 from runner.training.module_state import transient
 from runner.training.schedule import TorchScheduler
@@ -108,6 +109,7 @@ class ModelContainer:
         arguments = {"model": model_kwargs or {}, "optimizer": optim_kwargs or {}, "scheduler": scheduler_kwargs or {}}
         wishes = Wishes(arguments, classes, moved or {}, trust)
         made = rebuilt(saved, wishes, device_of(str(device), key="device"))
+        compare_versions(saved, type(made.objects.model), stacklevel=2)
         metadata = metadata_of(saved, made)
         self._made = made
         remember(*(one for one in classes.values() if one is not None))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.nodes import device_of
 from runner.runs.saved import read_saved, rebuild
+from runner.runs.versions import compare_versions
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ def load(
     the place of stored ones; `moved` says where a class is now, as in `{"old.nets.Net": "new.nets.Net"}`. `weights` is
     "raw" or "averaged" (with trainer.ema_decay); with `dtype` the real numbers in it are cast to that; `trust` names
     modules whose classes the config may name, beside those that this user has used before. Reads nothing but the
-    checkpoint; draws no random number that would show outside.
+    checkpoint; draws no random number that would show outside. Another version of a @save_load class is warned of.
     Raises CheckpointError, naming tensors and shapes if they do not fit; MissingError; ConfigError; TrustError.
     """
     from runner.checkpoint.interop import check_kind
@@ -43,4 +44,5 @@ def load(
     to = device_of(str(device), key="device")
     saved = read_saved(path, which, weights=weights)
     model = rebuild(saved, overrides=overrides, arguments=arguments, moved=moved, trust=trust)
+    compare_versions(saved, type(model), stacklevel=2)
     return model.to(device=to, dtype=dtype).eval()
