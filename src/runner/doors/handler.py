@@ -270,8 +270,8 @@ class NNHandler:
 
         Without `strict_load` tensors that do not fit are passed over, with a warning that names them; none that fits is
         an error. What is skipped begins anew: the optimizer's state; the scheduler; losses, epochs and best; averaged
-        weights. `arguments` are those of constructors that no file can hold, such as `lr_lambda=...`, or of the model, or
-        of a scheduler that is skipped, others than then. It is in eval mode until it trains. `moved`: see runner.load.
+        weights. `arguments` are those of constructors that no file can hold, such as `lr_lambda=...`, or others now,
+        of the model or of a scheduler that is skipped. It is in eval mode until it trains. `moved`: see runner.load.
         """
         skips = {"optimizer": skip_optimizer, "scheduler": skip_scheduler, "history": skip_history, "ema": skip_ema}
         skip = {name for name, asked in skips.items() if asked}
