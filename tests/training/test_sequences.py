@@ -147,6 +147,16 @@ def test_a_forecast_is_valid_until_its_error_first_exceeds_the_threshold(errors:
     assert valid_steps(truth + torch.tensor(errors)[None, :, None], truth, threshold=0.5).tolist() == [steps]
 
 
+def test_what_forecasts_wants_a_washout_and_what_does_not_wants_none() -> None:
+    metrics = {"valid": ValidTime(threshold=0.4, time_step=0.02, lyapunov_exponent=0.9)}
+    with pytest.raises(
+        ValueError, match=r"^objective.washout is 0, and valid forecasts from what is left out there; w"
+    ):
+        SequenceRegression(washout=0, metrics=metrics)
+    loss, _ = SequenceRegression(washout=0, metrics={}).loss(network(), windows())
+    assert loss.isfinite()
+
+
 def test_the_error_is_the_root_mean_square_over_the_coordinates() -> None:
     truth, forecast = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
     forecast[0, 1, 0] = 0.9
