@@ -28,6 +28,7 @@ from runner.config.decoding import (
 from runner.config.encoding import UnstorableError, encode
 from runner.config.encoding import target_of as target_of
 from runner.config.secrets import REDACTED
+from runner.config.sharing import Found
 from runner.config.targets import TargetError, locate
 from runner.errors import CheckpointError, DamagedError, FormatError, RunnerError
 from runner.trust import ALLOWED_ROOTS, NODES, check_targets
@@ -134,9 +135,10 @@ def build_value(
     given_now = dict(arguments or {})
     try:
         check_extent(form)
+        found = Found(names.found)
         if not is_call(form):
             names.check(form)
-            value = decode(form, names.found)
+            value = decode(form, found)
             if isinstance(value, Missing):
                 raise CheckpointError(f"{where}: {path} {value.why}, which no file can hold; pass it")
             return value
@@ -147,7 +149,7 @@ def build_value(
         names.check({**form, "arguments": stored})
         made = names.found(form["of"])
         _check_all_there(made, stored, where)
-        decoded = {name: decode(inner, names.found) for name, inner in stored.items()}
+        decoded = {name: decode(inner, found) for name, inner in stored.items()}
         return called(made, {**decoded, **given_now})
     except CallError as error:
         told = f"{where}: {path}: {error}; give other arguments, or the class as it was then"

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoint.contents import TAG
+from runner.config.sharing import Found
 from runner.errors import DamagedError
 from runner.trust import is_harmless
 
-Found = Callable[[str], Any]
-"""Gives what an import path names."""
 TYPES: Mapping[str, type] = {
     one.__name__: one
     for one in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object, type(None))
@@ -157,7 +156,7 @@ def _decoded_tensor(form: Mapping[str, Any], _found: Found) -> Any:
 
 
 def _called(form: Mapping[str, Any], found: Found) -> Any:
-    return called(found(form["of"]), _arguments(form, found))
+    return found.once(form, lambda: called(found(form["of"]), _arguments(form, found)))
 
 
 def _arguments(form: Mapping[str, Any], found: Found) -> dict[str, Any]:

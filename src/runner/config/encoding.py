@@ -8,6 +8,7 @@ dict, float, dtype, device, ...), and
     namespace
     name             a class or function, by its import path     member      of an enum
     call             an object, by the call that makes it        partial     functools.partial
+                     (of one that stands at several places: see sharing.py)
     missing          what cannot be stored, and why
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 
 from runner.checkpoint.contents import TAG
 from runner.config.decoding import TYPES, may_interpolate, why_missing
+from runner.config.sharing import kept_form
 
 LARGEST_TENSOR = 256 * 1024
 """Bytes of the largest tensor that is an argument; a larger one is data, which belongs into the weights."""
@@ -101,7 +103,8 @@ def _encode_object(value: Any, depth: int) -> Any:
         for name, inner in call.items():
             if (why := why_missing(inner)) is not None:
                 raise UnstorableError(f"is a {kind.__name__}, whose own {name!r} {why}")
-        return {TAG: "call", "of": _name_of(kind), "arguments": {k: v for k, v in call.items() if k != _TARGET}}
+        arguments = {name: inner for name, inner in call.items() if name != _TARGET}
+        return kept_form(value, {TAG: "call", "of": _name_of(kind), "arguments": arguments})
     if is_dataclass(value) and not isinstance(value, nn.Module):
         lost = [one.name for one in fields(value) if one.init and not hasattr(value, one.name)]
         if lost:

@@ -16,6 +16,7 @@ from typing import Any
 from runner.config.decoding import names_in
 from runner.config.encoding import target_of
 from runner.config.secrets import redact
+from runner.config.sharing import numbered
 from runner.runs import provenance
 from runner.runs.saved import SOURCE
 from runner.runs.source_code import LARGEST_SOURCE, is_own
@@ -26,7 +27,7 @@ _NAME_LIMIT = 90
 
 def documents_for(config: Mapping[str, Any], *classes: type) -> dict[str, bytes]:
     """The documents of a file that a door writes. `config` holds nodes as `call_of` gives them."""
-    text = json.dumps({"config": redact(config), "overrides": []}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({"config": redact(numbered(config)), "overrides": []}, ensure_ascii=False, allow_nan=False)
     documents = {"config.json": text.encode("utf-8", "surrogatepass")}
     for cls in classes:
         for base in cls.__mro__:
