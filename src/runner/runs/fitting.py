@@ -76,6 +76,7 @@ def fit(
     lines = differences(
         replace(matching, missing=(*matching.missing, *lost), unexpected=(*matching.unexpected, *extra))
     )
+    lines += _overwritten(live, matching, values)
     translates = _translates(model)
     if lines and not translates and not partial and (strict or matching.mismatched):
         raise MismatchError(_refused(model, where, lines, hint))
@@ -95,6 +96,21 @@ def fit(
     if lines:
         some = f"{len(matching.loaded)} of {len(live)} tensors were loaded" if matching.loaded else "nothing was loaded"
         warnings.warn(f"{where}: {some} into {type(model).__name__}: {'; '.join(lines)}", stacklevel=4)
+
+
+def _overwritten(live: Mapping[str, Any], matching: Matching, values: Mapping[str, Any]) -> list[str]:
+    """Tensors of other values in the file that are one in the model, so that the last would overwrite the others."""
+    lines = []
+    for names in tied({name: live[name] for name in matching.loaded if not is_lazy(live[name])}):
+        first, *others = (values[matching.loaded[name]] for name in names)
+        if any(not _is_same(first, other) for other in others):
+            lines.append(f"{' and '.join(names)} are one tensor in the model, and differ in the file")
+    return lines
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    # What is no number is not equal to itself.
+    return one is other or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _refused(model: nn.Module, where: Path, lines: list[str], hint: str) -> str:
