@@ -615,13 +615,19 @@ def test_the_device_is_the_one_that_was_asked_for(container: ModelContainer) -> 
 # What no file can hold
 
 
-def test_a_lambda_breaks_no_saving_and_is_asked_for_on_loading(container: ModelContainer) -> None:
+def test_a_lambda_breaks_no_saving_and_is_asked_for_on_loading(
+    container: ModelContainer, caplog: pytest.LogCaptureFixture
+) -> None:
     square = lambda x: x * x  # noqa: E731
     objects = container.initialize(
         Net, {"activation": square}, torch.optim.SGD, {"lr": 0.1}, LambdaLR, {"lr_lambda": lambda step: 1 / (step + 1)}
     )
     trained(objects, 2)
     path = container.save("out", "net")
+    assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == [
+        'pass it when it is loaded: load(path, model_kwargs={"activation": ...})',
+        'pass it when it is loaded: load(path, scheduler_kwargs={"lr_lambda": ...})',
+    ]
     assert document(path)["scheduler_kwargs"]["lr_lambda"]["$"] == "missing"
     with pytest.raises(CheckpointError) as raised:
         ModelContainer().load(path)

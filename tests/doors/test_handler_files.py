@@ -262,6 +262,27 @@ def test_what_cannot_be_stored_breaks_no_save_and_is_named_on_load(tmp_path: Pat
     assert isinstance(NNHandler.load(path, activation=torch.tanh).model, Activated)
 
 
+def test_what_no_file_holds_is_said_at_the_first_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = NNHandler(Activated, activation=lambda x: x.relu())
+    handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    handler.set_scheduler(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 0.5)
+    handler.set_loss_fn(lambda outputs, targets: outputs.mean())
+    path = tmp_path / "a.pth"
+    for _ in range(2):
+        handler.save(path)
+    model, scheduler, loss = [record.getMessage() for record in caplog.records]
+    assert model.startswith(f"{path}: Activated(activation=...) is a lambda")
+    assert model.endswith("no file can hold that; pass it when it is loaded: NNHandler.load(path, activation=...)")
+    assert scheduler.endswith("NNHandler.load(path, lr_lambda=...)")
+    assert "set_loss_fn: what it was given is a lambda" in loss
+    loaded = NNHandler.load(path, activation=torch.tanh, lr_lambda=lambda epoch: 0.5)
+    give_data(loaded)
+    with pytest.raises(
+        ConfigError, match=r"first call set_loss_fn \(what the file had is a lambda.*no file can hold that\)"
+    ):
+        train(loaded, 1)
+
+
 def test_an_argument_that_is_another_one_now_is_that_of_the_next_file(tmp_path: Path) -> None:
     handler = NNHandler(Activated, activation=lambda x: x.relu())
     handler.set_optimizer(torch.optim.SGD, lr=0.1)

@@ -448,11 +448,19 @@ def written(net: Module, file: str, config: dict[str, Any]) -> None:
     save_file(Path(file), {"model": net.state_dict()}, documents={"config.json": document}, facts={})
 
 
-def test_an_argument_that_cannot_be_stored_breaks_neither_construction_nor_saving() -> None:
+def test_an_argument_that_cannot_be_stored_breaks_neither_construction_nor_saving(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     double = lambda x: 2 * x  # noqa: E731
     with Path(os.devnull).open() as file:
         net = Net(activation=double, sizes=[1, file])
-        net.save("net.pth")
+        for _ in range(2):
+            net.save("net.pth")
+    # Each argument is named at the first save alone.
+    activation, sizes = [record.getMessage() for record in caplog.records]
+    assert activation.startswith("net.pth: Net(activation=...) is a lambda")
+    assert activation.endswith("no file can hold that; pass it when it is loaded: Net.load(path, activation=...)")
+    assert sizes.endswith("Net.load(path, sizes=...)")
     assert net._config["activation"] is double
     with pytest.raises(CheckpointError) as refused:
         Net.load("net.pth")

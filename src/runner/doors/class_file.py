@@ -16,6 +16,7 @@ from runner.checkpoint.single import save_file
 from runner.config.calls import build_value
 from runner.config.decoding import missing
 from runner.config.encoding import CALL, target_of
+from runner.doors.not_stored import tell_lost
 from runner.errors import CheckpointError, FormatError, TrustError
 from runner.runs.fitting import fit, own_state, values_of
 from runner.runs.handed import documents_for, facts_here, remember
@@ -87,6 +88,9 @@ def write(module: nn.Module, path: Path, *, overwrite: bool) -> None:
         compress=settings.compress,
     )
     remember(node)
+    names = settings.names
+    load = f"{type(module).__qualname__}.{names['load_method_name']}"
+    tell_lost(module, path, node, lambda name: f"pass it when it is loaded: {load}(path, {name}=...)")
 
 
 def read_into(module: nn.Module, path: str | PathLike[str], given: Given) -> None:

@@ -26,9 +26,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from runner.checkpoint.single import save_file
 from runner.config.calls import encoded
 from runner.config.nodes import device_of
-from runner.doors.container_calls import Made, ModelObjects, initialized
+from runner.doors.container_calls import WORDS, Made, ModelObjects, initialized
 from runner.doors.container_files import DOOR, rebuilt
 from runner.doors.container_metadata import as_document, handed_over, metadata_of
+from runner.doors.not_stored import tell_lost
 from runner.doors.rebuilding import Wishes, check_parameters, under_own_names
 from runner.errors import ConfigError, ExistsError, InitializationError
 from runner.runs.handed import documents_for, facts_here, remember
@@ -134,12 +135,23 @@ class ModelContainer:
         while True:
             try:
                 save_file(path, state, documents=documents, facts=facts_here(), overwrite=False)
+                _tell_lost(made, path)
                 # As the caller wrote the folder; a Path would take the "./" off.
                 return os.path.join(folder, path.name)  # noqa: PTH118
             except ExistsError:
                 # Saved in the same second, by whomever.
                 count += 1
                 path = path.with_name(f"{name}_{count}.zip")
+
+
+def _tell_lost(made: Made, path: Path) -> None:
+    for part, node in made.nodes.items():
+        word = WORDS[part][1]
+
+        def advice(name: str, word: str = word) -> str:
+            return f'pass it when it is loaded: load(path, {word}={{"{name}": ...}})'
+
+        tell_lost(made.objects.model, path, node, advice)
 
 
 def _checked(prefix: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.handle import CONFIG, Checkpoint
 from runner.checkpoint.single import save_file
+from runner.config.decoding import why_missing
 from runner.doors.handler_schedule import forget_rates, keep_rates
 from runner.doors.handler_settings import Parts
 from runner.doors.handler_split import (
@@ -24,6 +25,7 @@ from runner.doors.handler_split import (
     write_set,
 )
 from runner.doors.handler_world import from_all, together
+from runner.doors.not_stored import tell_lost, tell_once
 from runner.doors.rebuilding import check_parameters, under_own_names
 from runner.errors import CheckpointError, FormatError, MissingError
 from runner.records import Progress
@@ -105,7 +107,21 @@ def write(
             written = write_one(content, path)
         elif parts.world.rank == 0:
             write_set(content, path)
+        if parts.world.rank == 0:
+            _tell_lost(parts, path)
     return written
+
+
+def _tell_lost(parts: Parts, path: Path) -> None:
+    """What the file just written does not hold."""
+    for node in (parts.node, parts.optimizer_node, parts.scheduler_node):
+        if node is not None:
+            tell_lost(
+                parts.model, path, node, lambda name: f"pass it when it is loaded: NNHandler.load(path, {name}=...)"
+            )
+    if parts.loss_node is not None and (why := why_missing(parts.loss_node)) is not None:
+        line = f"set_loss_fn: what it was given {why}: no file can hold that; call it again once this is loaded"
+        tell_once(parts.model, line, path)
 
 
 def write_one(content: Content, path: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runner.config.build import Training
+from runner.config.decoding import why_missing
 from runner.data.batches import AnyBatches, Batches
 from runner.data.data import Data
 from runner.data.position import converted, cut_of
@@ -131,7 +132,9 @@ def _ready(parts: Parts, plan: Trainer) -> tuple[TrainState, Loss, Any]:
     if parts.state is None:
         problems.append("set_optimizer")
     if parts.loss is None:
-        problems.append("set_loss_fn")
+        why = None if parts.loss_node is None else why_missing(parts.loss_node)
+        lost = "could not be made anew" if why is None else f"{why}: no file can hold that"
+        problems.append("set_loss_fn" if parts.loss_node is None else f"set_loss_fn (what the file had {lost})")
     if parts.train is None:
         problems.append("set_train_loader")
     if parts.scheduler_state is not None:
