@@ -474,6 +474,20 @@ def test_an_argument_that_cannot_be_stored_breaks_neither_construction_nor_savin
     assert same(Net().load("net.pth"), net)
 
 
+def test_an_argument_that_holds_itself_or_is_very_deep_breaks_neither_construction_nor_saving() -> None:
+    itself: list[Any] = [1]
+    itself += [itself, {"itself": itself}]
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for sizes in (itself, deep):
+        net = Net(sizes=sizes)
+        net.save("net.pth")
+        with pytest.raises(CheckpointError, match=r"Net\(sizes=\.\.\.\) is nested deeper than 50 levels"):
+            Net.load("net.pth")
+        assert same(Net.load("net.pth", sizes=()), net)
+
+
 def test_a_module_without_a_known_making_is_an_argument_that_cannot_be_stored() -> None:
     class Plain(Module):
         pass

@@ -17,6 +17,8 @@ from runner.config.calls import POSITIONAL, call_of
 from runner.config.decoding import Missing, is_missing, missing
 from runner.config.encoding import CALL, LARGEST_TENSOR
 
+_DEPTH = 50
+"""Levels of an argument that a file can hold."""
 _OURS = "_runner_records"
 """Marks a `__new__` of ours; its value is the class's own, which it calls, or None."""
 
@@ -127,13 +129,17 @@ def _lacks(form: Any) -> bool:
     return isinstance(form, list) and any(map(_lacks, form))
 
 
-def _copied(value: Any) -> Any:
-    """A value whose containers and small tensors are copies."""
+def _copied(value: Any, within: tuple[int, ...] = ()) -> Any:
+    """A value whose containers and small tensors are copies; `within` has the ids of the containers that it is in."""
     kind = type(value)
+    if id(value) in within or len(within) > _DEPTH:
+        # No file can hold that, and so it is itself.
+        return value
+    within = (*within, id(value))
     if kind in (dict, OrderedDict):
-        return kind((key, _copied(item)) for key, item in value.items())
+        return kind((key, _copied(item, within)) for key, item in value.items())
     if kind in (list, tuple, set):
-        return kind(map(_copied, value))
+        return kind(_copied(item, within) for item in value)
     if isinstance(value, Tensor) and value.nbytes <= LARGEST_TENSOR:
         return value.detach().clone()
     return value
