@@ -50,9 +50,9 @@ def test_a_readout_that_is_solved_for_foresees_a_chaotic_sequence(tmp_path: Path
 
 
 def test_a_fit_that_is_stopped_between_two_batches_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "stopper.py").write_text(STOPPER)
+    (tmp_path / "fit_stopper.py").write_text(STOPPER)
     whole = runner.run([*SMALL, "hydra.run.dir=whole"])
-    stopped = runner.run([*SMALL, "hydra.run.dir=parts", "+observers.stopper._target_=stopper.Stopper"])
+    stopped = runner.run([*SMALL, "hydra.run.dir=parts", "+observers.stopper._target_=fit_stopper.Stopper"])
     assert (stopped.outcome, stopped.reason, stopped.checkpoint().step) == ("stopped", "SIGTERM", 2)
     resumed = runner.run(["+resume=parts", "~observers.stopper"])
     assert resumed.outcome == "finished"
