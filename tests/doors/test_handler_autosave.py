@@ -163,6 +163,39 @@ def test_its_settings_are_in_the_file(tmp_path: Path) -> None:
     assert there(tmp_path) == ["2.pth", "4.pth"]
 
 
+@pytest.mark.parametrize(
+    ("interval", "overwrite", "told"),
+    [
+        (
+            1,
+            True,
+            "every epoch, to {}, overwriting: the file before, this one too, is removed once the next is complete",
+        ),
+        (2, False, "every 2 epochs, to {}, keeping all"),
+        (-1, False, "at the end of a training, to {}, keeping all"),
+        (None, True, None),
+    ],
+)
+def test_that_it_goes_on_is_said_where_a_file_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: int | None, overwrite: bool, told: str | None
+) -> None:
+    caplog.set_level("INFO", "runner.doors")
+    file = tmp_path / "a.pth"
+    train(saving(interval, tmp_path, "a", overwrite=overwrite), 2, save_on_last_epoch=True).save(file)
+    NNHandler.load(file)
+    expected = (
+        []
+        if told is None
+        else [
+            (
+                "WARNING" if overwrite else "INFO",
+                f"{file}: auto_save goes on when it is trained: {told.format(file)}; auto_save(None) ends that",
+            )
+        ]
+    )
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == expected
+
+
 def test_a_file_has_nothing_written_elsewhere(tmp_path: Path) -> None:
     train(saving(1, tmp_path / "a", overwrite=True), 1)
     (tmp_path / "a" / "1.pth").rename(tmp_path / "b.pth")

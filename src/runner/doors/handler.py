@@ -200,6 +200,7 @@ class NNHandler:
         `train` also saves its last epoch, unless told otherwise. In `name` stand `{epoch}`, `{loss}`, `{lr}`, the train
         metrics, `{val_loss}` and `{val_NAME}`, with formats; what was not measured becomes `none`, with a warning. With
         `overwrite` only the newest stays, the one before it until that is complete; else nothing is ever overwritten.
+        It goes on in a handler that is loaded: then the file that was loaded is the one before.
         `save_model_code` puts the source of the model's class into the file.
         """
         self.parts.auto = handler_settings.auto_save_of(

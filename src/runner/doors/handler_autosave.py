@@ -1,5 +1,6 @@
 """A handler's files of its own accord: when, under which name, and which of them stay."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,9 +12,11 @@ from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.naming import LONGEST, name_of
 from runner.checkpoint.policies import SavePolicy, Spending
 from runner.doors.handler_files import DOOR, write
-from runner.doors.handler_settings import Parts, auto_save_of
+from runner.doors.handler_settings import AutoSave, Parts, auto_save_of
 from runner.errors import CheckpointError
 from runner.records import Evaluation, Progress, Record, Saved, SaveStats
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".pth"
 
@@ -148,3 +151,18 @@ def restore_settings(parts: Parts, saved: Mapping[str, Any] | None, file: Path) 
         overwrite=saved["overwrite"],
         save_model_code=saved["save_model_code"],
     )
+    if parts.auto.interval is not None:
+        # Of what removes files, whoever only looks at one should hear, too.
+        log.log(logging.WARNING if parts.auto.overwrite else logging.INFO, "%s: %s", file, _goes_on(parts.auto))
+
+
+def _goes_on(auto: AutoSave) -> str:
+    """What `train` will do that nobody has asked for here."""
+    every = {-1: "at the end of a training", 1: "every epoch"}.get(auto.interval or 0, f"every {auto.interval} epochs")
+    place = Path(auto.folder) / f"{auto.name.removesuffix(SUFFIX)}{SUFFIX}"
+    kept = (
+        "overwriting: the file before, this one too, is removed once the next is complete"
+        if auto.overwrite
+        else "keeping all"
+    )
+    return f"auto_save goes on when it is trained: {every}, to {place}, {kept}; auto_save(None) ends that"
