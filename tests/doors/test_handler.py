@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorD
 
 from runner import NNHandler
 from runner.doors.handler_settings import split_of
-from runner.errors import ConfigError, ResumeError, TrainingError
+from runner.errors import ConfigError, DataError, ResumeError, TrainingError
 from runner.records import World
 
 sys.path.append(str(Path(__file__).parent))
@@ -525,6 +525,14 @@ def test_what_cannot_be_set_is_refused_where_it_is_set() -> None:
     handler = NNHandler(Net)
     refusals: list[tuple[Any, str]] = [
         (lambda: NNHandler(dict), r"NNHandler\(model_class=...\): made a dict; wanted a torch.nn.Module"),
+        (
+            lambda: NNHandler(Net()),
+            r"NNHandler\(model_class=...\): is an object, Net\(...\); wanted its class, .*: NNHandler\(Net, ...\)$",
+        ),
+        (
+            lambda: handler.set_optimizer(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1)),
+            r"set_optimizer: is an object, SGD\(...\); wanted its class, .*: set_optimizer\(SGD, ...\)$",
+        ),
         (lambda: NNHandler(Net, device="nowhere"), r"device is 'nowhere'; wanted auto, cpu, cuda, cuda:N or mps"),
         (lambda: handler.set_scheduler(lr_scheduler.StepLR, step_size=1), "no optimizer yet; call set_optimizer first"),
         (lambda: handler.set_optimizer(lambda parameters: 3), "made a int; wanted a torch.optim.Optimizer"),
@@ -555,6 +563,40 @@ def test_batches_and_losses_of_another_form_are_said() -> None:
     handler.set_loss_fn(nn.functional.cross_entropy, reduction="none")
     with pytest.raises(ConfigError, match=r"gave a tensor of shape \(8,\); wanted the mean over the samples"):
         train(handler, 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "what"),
+    [(lambda outputs, targets: outputs, r"a tensor of shape \(8, 3\)"), (lambda outputs, targets: None, "NoneType")],
+)
+def test_a_metric_that_gives_no_number_is_named(metric: Callable[..., Any], what: str) -> None:
+    handler = made()
+    handler.add_metric("f1", metric)
+    with pytest.raises(ConfigError, match=rf"add_metric\('f1'\): the function gave {what}; wanted the mean over the"):
+        train(handler, 1)
+
+
+def test_what_does_not_fit_the_data_is_said_in_the_words_of_a_loader() -> None:
+    handler = made()
+    handler.set_train_loader(data(), batch_size=99, drop_last=True)
+    with pytest.raises(DataError, match=r"drop_last is True, .*; set drop_last=False or a smaller batch_size$"):
+        train(handler, 1)
+
+
+def test_a_device_that_is_not_there_is_said_in_the_words_of_python() -> None:
+    # No machine has both.
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(
+        ConfigError, match=rf"device is '{absent}', and this machine has only .*; give device=\"auto\"$"
+    ):
+        NNHandler(Net, device=absent)
+
+
+def test_a_handler_says_what_it_has_and_where_it_stands() -> None:
+    assert repr(NNHandler(Net)) == "NNHandler(Net on cpu, step 0, epoch 0)"
+    handler = train(made(lr_scheduler.StepLR, step_size=1), 1)
+    best = f"best val_loss {handler.best:.4f}"
+    assert repr(handler) == f"NNHandler(Net on cpu with AdamW and StepLR, step 4, epoch 1, {best})"
 
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:

@@ -13,9 +13,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from runner.config.calls import call_of, encoded
 from runner.doors import handler_files, handler_loading, handler_schedule, handler_settings, handler_training
+from runner.doors.handler_making import made_by
 from runner.doors.handler_restoring import Asked
 from runner.doors.handler_settings import Loss, Parts
 from runner.doors.handler_world import placed
@@ -34,14 +36,15 @@ class NNHandler:
     def __init__(self, model_class: Callable[..., nn.Module], device: str | torch.device = "cpu", **model_kwargs: Any):
         """Make the model, on `device`. A file says how to make it again, so loading needs no class."""
         here, world = placed(device)
-        model = model_class(**model_kwargs)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"NNHandler(model_class=...): made a {type(model).__name__}; wanted a torch.nn.Module")
+        model = made_by("NNHandler(model_class=...)", model_class, nn.Module, (), model_kwargs)
         node = call_of(model_class, (), model_kwargs)
         remember(node)
         model = model.to(here)
         self.parts = Parts(model, node, here, world, model, run=secrets.token_hex(8))
         """What the functions of handler.py work on."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({handler_settings.described(self.parts)})"
 
     @property
     def model(self) -> nn.Module:
@@ -108,9 +111,7 @@ class NNHandler:
     def set_optimizer(self, optimizer_class: Callable[..., Optimizer], **kwargs: Any) -> None:
         """Make a new optimizer of all parameters. A scheduler that drove another one is gone: set it again."""
         parts, old = self.parts, self.parts.state
-        optimizer = optimizer_class(parts.model.parameters(), **kwargs)
-        if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"set_optimizer: made a {type(optimizer).__name__}; wanted a torch.optim.Optimizer")
+        optimizer = made_by("set_optimizer", optimizer_class, Optimizer, (parts.model.parameters(),), kwargs)
         parts.optimizer_node = call_without_first(optimizer_class, kwargs)
         parts.scheduler_node = parts.scheduler_state = None
         remember(parts.optimizer_node)
@@ -142,7 +143,7 @@ class NNHandler:
         if parts.scheduler_node is not None and not handler_schedule.holds_schedulers(kwargs):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"]
-        scheduler = handler_schedule.driven(scheduler_class(optimizer, **kwargs))
+        scheduler = TorchScheduler(made_by("set_scheduler", scheduler_class, LRScheduler, (optimizer,), kwargs))
         if waiting is not None and waiting["class"] == scheduler.kind:
             scheduler.load_state_dict(waiting["state"])
             handler_schedule.set_rates(optimizer, parts.waiting_rates)

@@ -23,7 +23,7 @@ class PairObjective:
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Callable[..., Any]]) -> None:
         self._loss = loss
-        self.metrics: Mapping[str, Metric] = {name: _Summed(function) for name, function in metrics.items()}
+        self.metrics: Mapping[str, Metric] = {name: _Summed(name, function) for name, function in metrics.items()}
         self._sums: dict[str, list[Any]] = {}
         self.clear()
 
@@ -80,12 +80,18 @@ class PairObjective:
 class _Summed:
     """A function that gives a mean, as a metric that adds up."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name, self.function = name, function
 
     def __call__(self, outputs: Any, batch: Any) -> Sum:
         *_, targets = _pair(batch)
         count, value = num_samples(batch), self.function(outputs, targets)
+        numbers = value.numel() if isinstance(value, Tensor) else int(hasattr(value, "__float__"))
+        if numbers != 1:
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(
+                f"add_metric({self.name!r}): the function gave {what}; wanted the mean over the samples, as one number"
+            )
         if isinstance(value, Tensor) and value.device.type != "mps":
             value = value.double()
         return value * count, count

@@ -15,14 +15,35 @@ from runner.checkpoint.naming import check_format, parsed
 from runner.checkpoint.policies import SavePolicy
 from runner.config.names import did_you_mean
 from runner.data.batches import AnyBatches, make_batches
-from runner.errors import ConfigError
-from runner.records import World
+from runner.errors import ConfigError, DataError
+from runner.quantities import position, score
+from runner.records import Progress, World
 from runner.training.plan import EarlyStopping, Evaluate, Limits, Trainer
 from runner.training.state import TrainState
 
 _PLAIN = frozenset({"batch_size", "shuffle", "drop_last", "num_workers", "collate_fn", "pin_memory"})
 """What the engine's own batches know; any other argument makes a torch DataLoader, of which the parts are used."""
 _LOADER = tuple(inspect.signature(DataLoader).parameters)[1:]
+
+
+_ARGUMENTS = {
+    "data.drop_last=false": "drop_last=False",
+    "data.drop_last=true": "drop_last=True",
+    "drop_last is true": "drop_last is True",
+    "data.shuffle=false": "shuffle=False",
+    "data.shuffle": "shuffle",
+    "data.batch_size": "batch_size",
+    "data.train is": "the loader is",
+    "runtime.workers": "num_workers",
+}
+"""The engine's advice names keys of a config."""
+
+
+def as_arguments(text: str) -> str:
+    """A message of the engine with the arguments of a loader in place of the keys of a config."""
+    for key, argument in _ARGUMENTS.items():
+        text = text.replace(key, argument)
+    return text
 
 
 @dataclass(frozen=True)
@@ -44,18 +65,21 @@ class Split:
             # Whether memory is pinned follows from the device.
             parts = {name: value for name, value in given.items() if name != "pin_memory"}
             split = split if isinstance(split, DataLoader) else DataLoader(split, **parts)
-        return make_batches(
-            split,
-            batch_size=given.get("batch_size", 1),
-            shuffle=bool(given.get("shuffle", False)),
-            drop_last=given.get("drop_last", False),
-            seed=seed,
-            workers=given.get("num_workers", 0),
-            collate=given.get("collate_fn"),
-            world=world,
-            pin_memory=device.type == "cuda",
-            resumable=resumable,
-        )
+        try:
+            return make_batches(
+                split,
+                batch_size=given.get("batch_size", 1),
+                shuffle=bool(given.get("shuffle", False)),
+                drop_last=given.get("drop_last", False),
+                seed=seed,
+                workers=given.get("num_workers", 0),
+                collate=given.get("collate_fn"),
+                world=world,
+                pin_memory=device.type == "cuda",
+                resumable=resumable,
+            )
+        except (ConfigError, DataError) as error:
+            raise type(error)(as_arguments(str(error))) from error
 
 
 def split_of(where: str, dataset: Any, arguments: Mapping[str, Any]) -> Split:
@@ -188,6 +212,18 @@ class Parts:
     """How the epoch that the training stands in was cut into batches."""
     run: str = ""
     """The same in all the files of a training."""
+
+
+def described(parts: Parts) -> str:
+    """What a handler has, and where it stands, in a line."""
+    state = parts.state
+    said = [type(parts.model).__name__, f"on {parts.device}"]
+    if state is not None:
+        scheduled = [] if parts.scheduler_node is None else [str(parts.scheduler_node["_target_"]).rpartition(".")[2]]
+        said += ["with", " and ".join([type(state.optimizer).__name__, *scheduled])]
+    at = Progress() if state is None else state.progress
+    best = "" if state is None or state.best is None else f", best val_loss {score(state.best.value)}"
+    return f"{' '.join(said)}, {position(at.step, at.epoch, at.batch)}{best}"
 
 
 def plan_of(

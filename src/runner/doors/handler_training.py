@@ -22,7 +22,7 @@ from runner.doors.handler_autosave import AutoSaves
 from runner.doors.handler_display import EpochLines, where
 from runner.doors.handler_objective import PairObjective
 from runner.doors.handler_schedule import forget_rates, keep_rates, schedule_of
-from runner.doors.handler_settings import Loss, Parts
+from runner.doors.handler_settings import Loss, Parts, as_arguments
 from runner.doors.handler_world import begin_alike, from_all, none_left_behind
 from runner.errors import ConfigError, DataError, ResumeError, TrainingError
 from runner.records import Ended, Epoch, Evaluation, Monitor, Record, Started
@@ -214,12 +214,12 @@ def _take_up(parts: Parts, state: TrainState, objective: PairObjective, batches:
         try:
             batches.load_state_dict(position)
         except DataError as error:
-            raise ResumeError(f"train: {error}") from error
+            raise ResumeError(f"train: {as_arguments(str(error))}") from error
     if at.batch and cut is not None and then is not None:
         batch, notes = converted(at.batch, then, cut)
         state.progress = replace(at, batch=batch)
         for note in notes:
-            warnings.warn(f"train: {note}", stacklevel=4)
+            warnings.warn(f"train: {as_arguments(note)}", stacklevel=4)
     parts.cut = None if cut is None else asdict(cut)
     state.own = own
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from runner import errors
 from runner.config.nodes import device_of
-from runner.errors import RunnerError
+from runner.errors import ConfigError, RunnerError
 from runner.records import World
 from runner.training.module_state import transient
 
@@ -34,7 +34,10 @@ def placed(device: str | torch.device) -> tuple[torch.device, World]:
     local = os.environ.get("LOCAL_RANK")
     if str(device) == "cuda" and size > 1 and local is not None:
         device = f"cuda:{local}"
-    here = device_of(str(device), key="device")
+    try:
+        here = device_of(str(device), key="device")
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("use device=auto", 'give device="auto"')) from error
     if here.type == "cuda" and here.index is not None and size > 1:
         torch.cuda.set_device(here)
     if not dist.is_available():
