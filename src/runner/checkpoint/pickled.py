@@ -7,6 +7,7 @@ in such a file, say the arguments of a training program beside its weights, is r
 
 import builtins
 import os
+import pickletools
 import stat
 import sys
 import warnings
@@ -14,7 +15,8 @@ import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from struct import error as StructError  # noqa: N812
@@ -34,6 +36,10 @@ _HOLD_VALUES = frozenset(
     {"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "typing"}
     | {"uuid"}
 )
+
+# What a state dict is made of.
+_OF_WEIGHTS = ("torch._utils._rebuild_", "torch.storage.", "collections.OrderedDict", "torch.FloatStorage")
+_MOST_OPCODES = 10**6
 
 # What torch and the zip reader raise for bytes that make no sense: whatever their parsers stumble over.
 _UNREADABLE = (
@@ -170,23 +176,52 @@ def _load(file: IO[bytes]) -> Any:
 
 def _load_around(file: IO[bytes], path: Path, refusal: Exception) -> tuple[Any, tuple[str, ...]]:
     """Read what `weights_only` refused because of classes that it does not know, with empty containers for these."""
+    # No error has torch's as its cause: that advises to run what is in the file.
     file.seek(0)
     if file.read(4) != ZIP:
-        raise _refused(path, (), refusal) from refusal
+        raise _refused(path, [name for name in _named(file) if not name.startswith(_OF_WEIGHTS)], refusal) from None
     file.seek(0)
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except _UNREADABLE as error:
-        raise _refused(path, (), error) from error
+        raise _refused(path, (), error) from None
     acting = [name for name in names if _does_something(name)]
     if acting or not names:
-        raise _refused(path, acting, refusal) from refusal
+        raise _refused(path, acting, refusal) from None
     try:
         stand_ins: list[Any] = [(_Opaque if name.startswith("numpy.") else _Inert, name) for name in names]
         with torch.serialization.safe_globals(stand_ins):
             return _load(file), tuple(names)
     except _UNREADABLE as error:
-        raise _refused(path, names, error) from error
+        raise _refused(path, names, error) from None
+
+
+def _named(file: IO[bytes]) -> list[str]:
+    """What the pickles at the start of a file name, as far as they can be followed. Nothing of them is built."""
+    file.seek(0)
+    names: dict[str, None] = {}
+    # A file of before zip files begins with five: a number, a version, the system, the content, the storages' names.
+    with suppress(*_UNREADABLE):
+        for _ in range(5):
+            texts: list[str] = []
+            memo: dict[int, str] = {}
+            top = ""
+            for opcode, value, _ in islice(pickletools.genops(file), _MOST_OPCODES):
+                if opcode.name == "MEMOIZE":
+                    memo[len(memo)] = top
+                elif value is not None and opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                    memo[int(value)] = top
+                elif value is not None and opcode.name == "GLOBAL":
+                    names[value.replace(" ", ".", 1)] = None
+                elif opcode.name == "STACK_GLOBAL":
+                    names[".".join(texts)] = None
+                else:
+                    got = value
+                    if isinstance(value, int) and opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+                        got = memo.get(value)
+                    top = got if isinstance(got, str) else ""
+                    texts = [*texts[-1:], top] if top else texts
+    return list(names)
 
 
 def _does_something(name: str) -> bool:
@@ -210,7 +245,9 @@ def _refused(path: Path, names: Sequence[str], error: Exception) -> FormatError:
 
 def _reason(error: Exception) -> str:
     """The one sentence of torch's explanations that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
     told = [line.partition("WeightsUnpickler error:")[2].strip() for line in lines if "WeightsUnpickler error:" in line]
-    text = next((line for line in (*told, *lines) if line), type(error).__name__)
+    text = next((line for line in (*told, *lines) if line), "a pickle of something else")
+    if text.startswith(("Unsupported operand", "Invalid magic number")):
+        return "a pickle that torch.save did not write"
     return text.partition(" Please use `torch")[0].rstrip(".")[:200]
