@@ -102,21 +102,21 @@ PLAIN = "wanted a plain dotted name in ASCII, as in 'torch.nn.Linear'"
 
 # (config, what the refusal says). None of them may import anything that is not there already.
 HOSTILE_BY_NAME: list[tuple[dict[str, Any], str]] = [
-    (model("os.system", command="x"), "config.json: model: _target_ 'os.system' " + NOT_TRUSTED + "os]"),
+    (model("os.system", command="x"), "config.json: model: _target_ 'os.system' " + NOT_TRUSTED + "os.system]"),
     (model("canary.Net"), "'canary.Net' " + NOT_TRUSTED + 'canary] (in Python: trust=["canary"])'),
     (model("canary_package.inner.Net"), NOT_TRUSTED + "canary_package]"),
     (nested("canary.Net"), "config.json: model._args_[0]: _target_ 'canary.Net' is not trusted"),
-    (model("subprocess.Popen", args=["x"]), NOT_TRUSTED + "subprocess]"),
-    (model("builtins.eval", _args_=["1"]), NOT_TRUSTED + "builtins]"),
+    (model("subprocess.Popen", args=["x"]), NOT_TRUSTED + "subprocess.Popen]"),
+    (model("builtins.eval", _args_=["1"]), NOT_TRUSTED + "builtins.eval]"),
     (model("torch.load", f="x"), NOT_TRUSTED + "torch]"),
     (model("torch.hub.load", repo_or_dir="x"), NOT_TRUSTED + "torch.hub]"),
     (model("torch.utils.collect_env.run", command="x"), NOT_TRUSTED + "torch.utils.collect_env]"),
     (model("jinja2.Template"), NOT_TRUSTED + "jinja2]"),
     (model("sympy.sympify"), NOT_TRUSTED + "sympy]"),
-    (model("webbrowser.open", url="x"), NOT_TRUSTED + "webbrowser]"),
-    (model("asyncio.run"), NOT_TRUSTED + "asyncio]"),
-    (model("multiprocessing.Process"), NOT_TRUSTED + "multiprocessing]"),
-    (model("functools.partial"), NOT_TRUSTED + "functools]"),
+    (model("webbrowser.open", url="x"), NOT_TRUSTED + "webbrowser.open]"),
+    (model("asyncio.run"), NOT_TRUSTED + "asyncio.run]"),
+    (model("multiprocessing.Process"), NOT_TRUSTED + "multiprocessing.Process]"),
+    (model("functools.partial"), NOT_TRUSTED + "functools.partial]"),
     (model("hydra.utils.instantiate"), NOT_TRUSTED + "hydra.utils]"),
     (model("omegaconf.OmegaConf.create"), NOT_TRUSTED + "omegaconf.OmegaConf]"),
     (model("runner.run", overrides=["model._target_=os.system"]), NOT_TRUSTED + "runner]"),
@@ -397,6 +397,17 @@ def test_trust_in_a_package_does_not_reach_beyond_it(mynets: Path, target: str, 
 def test_trust_in_both_lets_one_reach_through_the_other(mynets: Path) -> None:
     check({"data": {"_target_": "mynets.OrderedDict"}}, "mynets", "collections")
     check({"data": {"_target_": "mynets.subprocess.Popen"}}, "mynets", "subprocess")
+
+
+def test_of_the_standard_library_one_name_alone_can_be_trusted(mynets: Path) -> None:
+    check({"data": {"_target_": "builtins.sorted"}}, "builtins.sorted")
+    check({"data": {"_target_": "mynets.OrderedDict"}}, "mynets", "collections.OrderedDict")
+    said = refusal({"data": {"_target_": "mynets.system"}}, "mynets")
+    assert "is really 'posix.system'" in said and said.endswith(
+        '+trust=[posix.system] (in Python: trust=["posix.system"])'
+    )
+    check({"data": {"_target_": "mynets.system"}}, "mynets", "posix.system")
+    assert "'builtins.eval' is not trusted" in refusal({"data": {"_target_": "builtins.eval"}}, "builtins.sorted")
 
 
 @pytest.mark.parametrize("name", ["", "*", "my-pkg", "mypkg.", "mypkg/nets", "mypkg,other"])

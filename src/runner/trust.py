@@ -7,6 +7,7 @@ followed in the way Hydra follows it, so that what was looked at is what will be
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,7 @@ from typing import Any
 from runner.errors import ConfigError, TrustError
 from runner.trust_memory import NEVER_REMEMBERED, TrustMemory, located
 
-__all__ = ["ALLOWED_ROOTS", "INSTRUCTIONS", "NODES", "TrustMemory", "check_targets", "is_harmless"]
+__all__ = ["ALLOWED_ROOTS", "INSTRUCTIONS", "NODES", "TrustMemory", "check_targets", "is_harmless", "to_trust"]
 
 ALLOWED_ROOTS = (
     "torch.nn",
@@ -171,8 +172,7 @@ class _Gate:
             return
         if home is None:
             yield f"_target_ {target!r} does not say in which module it was made; wanted a class or a plain function"
-        elif not self._granted(home):
-            name = f"{home}.{value.__qualname__}"
+        elif not self._granted(home) and not _under(name := f"{home}.{value.__qualname__}", self.trusted):
             yield f"_target_ {target!r} is really {name!r}, which is not trusted; if that is meant, {_say(name)}"
         elif not explicit and not isinstance(value, type) and not _under(home, FUNCTION_ROOTS):
             yield f"_target_ {target!r} is a function; wanted a class, or {_say(target)}"
@@ -251,10 +251,17 @@ def _wanted(node: str) -> str:
     return f"a {' or '.join(_KINDS[node])}"
 
 
+def to_trust(target: str) -> str:
+    """What to trust for a target: its package, or where that is full of dangerous ones, no more than is needed."""
+    root = target.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return target
+    return target.rpartition(".")[0] if root in NEVER_REMEMBERED else root
+
+
 def _say(target: str) -> str:
-    """What to type to trust a target: its package, or only its module where the package is full of dangerous ones."""
-    root = target.split(".")[0]
-    name = target.rpartition(".")[0] if root in NEVER_REMEMBERED else root
+    """What to type to trust a target."""
+    name = to_trust(target).removesuffix(".")
     return f'add +trust=[{name}] (in Python: trust=["{name}"])'
 
 

@@ -1,5 +1,6 @@
 """The call that makes an object, stored and made again; and what somebody may write in its place to do harm."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.config.calls import build_call, build_value, call_of
+from runner.config.calls import build_call, build_value, call_of, not_trusted
 from runner.config.decoding import missing
 from runner.errors import CheckpointError, ConfigError, DamagedError, FormatError, RunnerError, TrustError
 
@@ -110,8 +111,9 @@ def test_what_a_file_cannot_hold_is_asked_for_all_at_once() -> None:
         build_call(node, where=HERE, trust=[__name__])
     assert str(caught.value).splitlines() == [
         "/somewhere/net.pt: Net(activation=...) is a lambda, which has no name that it can be imported by; pass "
-        "it: load(path, activation=...)",
-        "/somewhere/net.pt: Net(sizes=...) is a Net, and how it was made is not known; pass it: load(path, sizes=...)",
+        'it: load(path, arguments={"activation": ...})',
+        "/somewhere/net.pt: Net(sizes=...) is a Net, and how it was made is not known; pass it: "
+        'load(path, arguments={"sizes": ...})',
     ]
     made = build_call(node, where=HERE, trust=[__name__], arguments={"activation": torch.tanh, "sizes": ()})
     assert (made.width, made.activation, made.sizes) == (3, torch.tanh, ())
@@ -119,7 +121,7 @@ def test_what_a_file_cannot_hold_is_asked_for_all_at_once() -> None:
 
 def test_one_of_several_that_a_file_cannot_hold_is_asked_for() -> None:
     node = call_of(Many, (1, 2, lambda: 3), {})
-    with pytest.raises(CheckpointError, match=r"Many\(_args_=...\) is a lambda.*pass it: load\(path, _args_=...\)"):
+    with pytest.raises(CheckpointError, match=r"Many\(_args_=...\) is a lambda.*pass it: load\(path, arg"):
         build_call(node, where=HERE, trust=[__name__])
     for rest in ([3], (3,)):
         assert build_call(node, where=HERE, trust=[__name__], arguments={"_args_": rest}).given[2] == (3,)
@@ -132,7 +134,7 @@ def test_a_secret_that_was_left_out_is_asked_for(password: Any) -> None:
         build_call(node, where=HERE, trust=[__name__])
     assert str(caught.value) == (
         "/somewhere/net.pt: Hiding(password=...) was left out when it was saved, because it looks like a secret; "
-        "pass it: load(path, password=...)"
+        'pass it: load(path, arguments={"password": ...})'
     )
     assert build_call(node, where=HERE, trust=[__name__], arguments={"password": "x"}).given[1] == "x"
 
@@ -351,6 +353,31 @@ def test_a_hostile_class_is_refused_and_nothing_is_run(target: Any, canary: Path
     assert str(caught.value).startswith("/somewhere/net.pt: model")
     assert not canary.exists()
     assert "canary" not in sys.modules
+
+
+@pytest.mark.parametrize("function", [len, abs, min, max, sum, round])
+def test_a_harmless_function_of_python_s_own_needs_no_trust(function: Any, again: Callable[..., Any]) -> None:
+    assert again(Net, 1, activation=function).activation is function
+    later = again(Net, 1, activation=functools.partial(function, 1))
+    assert later.activation.func is function
+
+
+def test_what_a_file_may_name_it_cannot_have_called() -> None:
+    """It might not come back: the sum of a range of a few digits."""
+    for form in (call("builtins.sum", {"$": "range", "items": [0, 10**15, 1]}), call("builtins.abs", -1)):
+        with pytest.raises(
+            TrustError, match=r"_target_ 'builtins\.(sum|abs)' is not trusted; if you know what it does, add"
+        ):
+            build_call({"_target_": here("Many"), "_args_": [1, form]}, where=HERE, trust=[__name__])
+
+
+def test_another_function_of_python_s_own_can_be_trusted_alone() -> None:
+    node = call_of(Net, (1,), {"activation": sorted})
+    with pytest.raises(TrustError, match=r'in Python: trust=\["builtins\.sorted"\]'):
+        build_call(node, where=HERE, trust=[__name__])
+    assert not_trusted(node).keys() >= {"builtins.sorted"}
+    made = build_call(node, where=HERE, trust=[__name__, "builtins.sorted"])
+    assert made.activation is sorted
 
 
 def test_such_arguments_are_carried_out_where_they_are_trusted(canary: Path) -> None:

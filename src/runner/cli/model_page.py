@@ -101,7 +101,7 @@ def _how_to_load(file: ModelFile) -> Iterator[tuple[str, str]]:
         return
     yield "load", str(_load_line(file))
     for root, name in not_trusted(file.model).items():
-        if root in NEVER_REMEMBERED:
+        if root.partition(".")[0] in NEVER_REMEMBERED:
             yield (
                 "careful",
                 f"it names {name}, which is no model and may do anything: know what for before you trust it",

@@ -17,6 +17,7 @@ from runner.config.decoding import (
     CallError,
     Missing,
     called,
+    called_in,
     check_extent,
     decode,
     is_call,
@@ -31,7 +32,7 @@ from runner.config.secrets import REDACTED
 from runner.config.sharing import Found
 from runner.config.targets import TargetError, locate
 from runner.errors import CheckpointError, DamagedError, FormatError, RunnerError
-from runner.trust import ALLOWED_ROOTS, NODES, check_targets
+from runner.trust import ALLOWED_ROOTS, NODES, check_targets, to_trust
 from runner.trust_memory import TrustMemory
 
 DOOR = "door"
@@ -51,6 +52,8 @@ _PURE = frozenset({f"math.{name}" for name in (
     "sqrt", "square", "sum", "tan", "tanh",
 )})  # fmt: skip
 """Functions that only compute: a file may name them as activations."""
+_PASSED = frozenset(f"builtins.{name}" for name in ("abs", "divmod", "len", "max", "min", "pow", "round", "sum"))
+"""Those that a file may name for an argument, and not have called: what it would call them with may have no end."""
 _TAKEN = ("_target_", POSITIONAL, TAG)
 """By `**kwargs`, a constructor may take even these."""
 _NEED_NO_TRUST = ("__main__.", *(f"{root}." for root in ALLOWED_ROOTS))
@@ -174,11 +177,12 @@ def unavailable(node: Mapping[str, Any]) -> dict[str, str]:
 
 
 def not_trusted(node: Mapping[str, Any]) -> dict[str, str]:
-    """The packages that this user would have to trust to build a call, and a name in each. Imports nothing."""
+    """What this user would have to trust to build a call, packages mostly, and a name in each. Imports nothing."""
     memory = TrustMemory()
     form = {TAG: "call", "of": node.get("_target_"), "arguments": node}
-    names = [name for _, name in names_in(form) if isinstance(name, str) and name not in _PURE]
-    roots = {name.partition(".")[0]: name for name in names if not name.startswith(_NEED_NO_TRUST)}
+    harmless = _PURE | (_PASSED - set(called_in(form)))
+    names = [name for _, name in names_in(form) if isinstance(name, str) and name not in harmless]
+    roots = {to_trust(name): name for name in names if not name.startswith(_NEED_NO_TRUST)}
     return {root: name for root, name in roots.items() if not memory.remembered(root)}
 
 
@@ -187,7 +191,9 @@ def _check_all_there(made: Any, arguments: Mapping[str, Any], where: Path) -> No
     name = getattr(made, "__qualname__", repr(made))
     lost = unavailable(arguments).items()
     if lost:
-        told = (f"{where}: {name}({key}=...) {why}; pass it: load(path, {key}=...)" for key, why in lost)
+        told = (
+            f'{where}: {name}({key}=...) {why}; pass it: load(path, arguments={{"{key}": ...}})' for key, why in lost
+        )
         raise CheckpointError("\n".join(told))
 
 
@@ -211,13 +217,14 @@ class _Names:
     def check(self, form: Any) -> None:
         """Raise TrustError or CheckpointError unless every name may be imported. Nothing is imported before."""
         outer, *_ = [name for _, name in names_in(form)] if is_call(form) else [None]
+        harmless = _PURE | (_PASSED - set(called_in(form)))
         wanted: dict[str, Any] = {}
         for place, name in names_in(form):
             if not isinstance(name, str):
                 raise FormatError(f"{self._where}: {self._path} has {name!r:.80} for a name; wanted MODULE.NAME")
             now = self._now(name)
             self._checked.add(name)
-            if name in self._given or now in _PURE:
+            if name in self._given or now in harmless:
                 continue
             self._check_importable(name, now)
             if place is None and name == outer:

@@ -101,6 +101,18 @@ def names_in(form: Any, argument: str | None = None) -> Iterator[tuple[str | Non
                 yield from names_in(item, argument or "")
 
 
+def called_in(form: Any) -> Iterator[str]:
+    """The import paths in an encoded value that are called when it is decoded."""
+    if isinstance(form, list):
+        for item in form:
+            yield from called_in(item)
+    elif isinstance(form, Mapping):
+        if is_call(form) and isinstance(form.get("of"), str):
+            yield form["of"]
+        for item in form.values():
+            yield from called_in(item)
+
+
 def decode(form: Any, found: Found) -> Any:
     """The value of an encoded form; `found` gives what an import path names. Raises ValueError for what is none."""
     if isinstance(form, list):
