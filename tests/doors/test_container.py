@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
     LambdaLR,
     LinearLR,
@@ -613,6 +614,22 @@ def test_the_device_is_the_one_that_was_asked_for(container: ModelContainer) -> 
 
 
 # What no file can hold
+
+
+def test_a_lambda_in_place_of_a_class_is_asked_for_on_loading(container: ModelContainer) -> None:
+    halving = lambda optimizer: StepLR(optimizer, 1, gamma=0.5)  # noqa: E731
+    objects = container.initialize(Net, {}, torch.optim.SGD, {"lr": 0.1}, halving)
+    trained(objects, 2)
+    path = container.save("out")
+    with pytest.raises(CheckpointError, match=r"scheduler: was made by a lambda.*: load\(path, scheduler_class=...\)$"):
+        ModelContainer().load(path)
+    _, loaded = ModelContainer().load(path, scheduler_class=halving)
+    assert loaded.scheduler.state_dict() == objects.scheduler.state_dict()
+
+
+def test_a_scheduler_that_does_not_take_the_optimizer_first_is_refused_in_words(container: ModelContainer) -> None:
+    with pytest.raises(ConfigError, match="ChainedScheduler takes 'schedulers' first, and not the optimizer"):
+        container.initialize(Net, {}, torch.optim.SGD, {"lr": 0.1}, ChainedScheduler, {"schedulers": []})
 
 
 def test_a_lambda_breaks_no_saving_and_is_asked_for_on_loading(

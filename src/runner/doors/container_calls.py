@@ -1,5 +1,6 @@
 """A model, its optimizer and its scheduler, made from classes and arguments: what a container holds."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,6 +75,11 @@ def initialize(part: str, made: Any, given: Mapping[str, Any], *first: Any) -> t
     try:
         if first and (ahead := first_parameter(made)) in given:
             what = "the model's parameters" if part == "optimizer" else "the optimizer"
+            if part == "scheduler" and ahead != "optimizer" and "optimizer" in inspect.signature(made).parameters:
+                raise ConfigError(
+                    f"scheduler_class: {name} takes {ahead!r} first, and not the optimizer, which the container gives; "
+                    f"give a function in its place that takes the optimizer and makes a {name} for it"
+                )
             raise ConfigError(f"{kwargs_word} has {ahead!r}: the container itself gives {what}; leave it out")
         node = call_without_first(made, given) if first else call_of(made, (), given)
         built = made(*first, **given)

@@ -45,7 +45,9 @@ class _Reading:
         self.state = {} if saved.checkpoint is None else saved.checkpoint.state(keys)
         self.model: nn.Module | None = None
         """None until it is made."""
-        self.file = Rebuilding(saved, self._nodes(), wishes)
+        nodes = self._nodes()
+        self._check_importable(nodes)
+        self.file = Rebuilding(saved, nodes, wishes)
         self._check()
 
     def _nodes(self) -> dict[str, Mapping[str, Any]]:
@@ -66,6 +68,17 @@ class _Reading:
         optimizer = {key: value for key, value in config["optimizer"].items() if key not in GROUP_LEVEL["optimizer"]}
         log.warning("%s: of a run no scheduler is made, because the run drives it; runner.restore loads it", self.where)
         return {"model": call_of_config(config["model"]), "optimizer": call_of_config(optimizer)}
+
+    def _check_importable(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise CheckpointError for a lambda in place of a class: what has no name has moved nowhere."""
+        for part, node in nodes.items():
+            target = str(node.get("_target_")) if isinstance(node, Mapping) else ""
+            passed = self.wishes.classes[part] is not None or target in self.wishes.moved
+            if target.endswith("<lambda>") and not passed:
+                raise CheckpointError(
+                    f"{self.where}: {part}: was made by a lambda, which has no name that it can be imported by; "
+                    f"pass it: load(path, {WORDS[part][0]}=...)"
+                )
 
     def _check(self) -> None:
         """What the caller passes must have a place, and what no file can hold has to be passed."""
