@@ -53,6 +53,8 @@ class _Found:
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] | None = None
     states: Tensor | None = None
+    saved_cold: bool = False
+    """Whether the states were asked for when there were none."""
 
 
 def save_file(model: "ESNModel", path: str | os.PathLike[str], *, include_states: bool, **kwargs: Any) -> None:
@@ -116,7 +118,12 @@ def _notes(found: _Found, model: "ESNModel", problems: list[str], *, load_states
     if found.config is None:
         held = ", ".join(f"{name}={model.config[name]!r}" for name in _UNSEEN)
         yield f"has no config, so that nothing tells whether it was saved with what this model has: {held}"
-    if load_states and found.states is None:
+    if load_states and found.saved_cold:
+        yield (
+            "no reservoir states found: it was saved with include_states=True before the model had read anything; the "
+            "reservoir is cold"
+        )
+    elif load_states and found.states is None:
         yield (
             "no reservoir states found; save with include_states=True, or load without load_states; the reservoir is "
             "cold"
@@ -130,9 +137,10 @@ def _read(path: Path) -> _Found:
         checkpoint = Checkpoint.open(path)
         return _Found(path, model_tensors(checkpoint, "raw"), _mapping(checkpoint.config.get("model")))
     weights = read_weights(path)
-    state = (_mapping(weights.others.get("reservoir_states")) or {}).get(RESERVOIR)
+    states = _mapping(weights.others.get("reservoir_states"))
+    state = (states or {}).get(RESERVOIR)
     config = _mapping(weights.others.get("config"))
-    return _Found(path, weights.tensors, config, state if isinstance(state, Tensor) else None)
+    return _Found(path, weights.tensors, config, state if isinstance(state, Tensor) else None, states == {})
 
 
 def _mapping(value: Any) -> Mapping[str, Any] | None:
