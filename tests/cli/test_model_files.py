@@ -1,6 +1,7 @@
 """The commands on files with a model in them that are of no run: of a door, an echo state network, another program."""
 
 import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -301,6 +302,15 @@ def test_a_file_without_a_source_says_so(runs: Callable[..., Done]) -> None:
     )
 
 
+def test_a_file_without_the_source_of_a_class_of_one_s_own_says_which(runs: Callable[..., Done]) -> None:
+    plain_file(Path("net.zip"), {"model": {"_target_": "__main__.Net"}})
+    assert runs("show", "net.zip", "--source") == Done(
+        2,
+        "net.zip: keeps no source of its model; that of __main__.Net was left out when it was saved, or stands in no "
+        "file of its own",
+    )
+
+
 def test_the_source_of_a_run_s_model_is_where_the_run_keeps_it(runs: Callable[..., Done]) -> None:
     Path("shownnets.py").write_text("from runner.models.mlp import MLP\nclass Net(MLP): ...\n")
     short = ["runtime.device=cpu", "data.batch_size=512", "trainer.max_epochs=1", "hydra.run.dir=here"]
@@ -348,7 +358,7 @@ def test_verify_checks_every_byte_of_an_echo_state_network(runs: Callable[..., D
     Path("esn.pt").write_bytes(raw)
     damaged = runs("verify", "esn.pt")
     assert damaged.code == 1
-    assert damaged.out.startswith("DAMAGED  esn.pt\n         esn.pt: is damaged or cut short (Bad CRC-32 for file ")
+    assert damaged.out.startswith("DAMAGED  esn.pt\n         is damaged or cut short (Bad CRC-32 for file ")
     assert damaged.out.endswith("\n1 file, 1 damaged\n")
 
 
@@ -376,12 +386,14 @@ def test_verify_says_where_nothing_can_be_checked(runs: Callable[..., Done]) -> 
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 99])
+@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"a": [1, 2]}), b"PK\x03\x04" + b"\0" * 99])
 def test_verify_of_what_is_no_model_says_so(content: bytes, runs: Callable[..., Done]) -> None:
     Path("x.pt").write_bytes(content)
     done = runs("verify", "x.pt")
     assert done.code == 1
-    assert done.out.startswith("DAMAGED  x.pt\n         x.pt: ")
+    verdict, last = ("DAMAGED", "damaged") if content.startswith(b"PK") else ("UNKNOWN", "of no known format")
+    assert done.out.startswith(f"{verdict}  x.pt\n         ") and "x.pt: " not in done.out
+    assert done.out.endswith(f", 1 {last}\n")
 
 
 # ---- use ----

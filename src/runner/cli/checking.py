@@ -10,10 +10,10 @@ import typer
 from runner.checkpoint.handle import Checkpoint
 from runner.checkpoint.listing import list_checkpoints, looks_like_checkpoint
 from runner.cli.choosing import WeightsFile, found_anything
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, DamagedError
 from runner.rundir import RunDir, find_runs
 
-WHOLE, DAMAGED, READABLE = "whole  ", "DAMAGED", "readable"
+WHOLE, DAMAGED, READABLE, UNKNOWN = "whole  ", "DAMAGED", "readable", "UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,27 @@ def verify(
 ) -> None:
     """Check every byte of every checkpoint, or of a model's file.
 
-    Names what is damaged: the file and the tensors in it. Exit code 1 if anything is.
+    Names what is damaged: the file and the tensors in it. Exit code 1 if anything is, or is of no format that is known.
     """
-    count, damaged, noun = 0, 0, "checkpoint"
+    count, damaged, unknown, noun = 0, 0, 0, "checkpoint"
     for one in _to_verify(path):
-        if isinstance(one, WeightsFile):
-            noun = "file"
         state, lines = _verdict(one)
+        if isinstance(one, WeightsFile) or state == UNKNOWN:
+            noun = "file"
         print(f"{state}  {one.path}", flush=True)
         for line in lines:
             print(f"         {line}", flush=True)
-        count, damaged = count + 1, damaged + (state == DAMAGED)
+        count, damaged, unknown = count + 1, damaged + (state == DAMAGED), unknown + (state == UNKNOWN)
     nouns = noun if count == 1 else f"{noun}s"
-    print(f"{count} {nouns}, {f'{damaged} damaged' if damaged else 'none damaged'}" if count else "no checkpoints")
-    if damaged:
+    bad = f"{damaged} damaged" if damaged else f"{unknown} of no known format" if unknown else "none damaged"
+    print(f"{count} {nouns}, {bad}" if count else "no checkpoints")
+    if damaged or unknown:
         raise typer.Exit(1)
 
 
 def _verdict(one: Checkpoint | WeightsFile | _Unreadable) -> tuple[str, list[str]]:
     if isinstance(one, _Unreadable):
-        return DAMAGED, [str(one.error)]
+        return _unreadable(one.path, one.error)
     if isinstance(one, Checkpoint):
         lines = one.verify()
         return DAMAGED if lines else WHOLE, lines
@@ -63,10 +64,16 @@ def _verdict(one: Checkpoint | WeightsFile | _Unreadable) -> tuple[str, list[str
     try:
         found = read_weights(one.path)
     except CheckpointError as error:
-        return DAMAGED, [str(error)]
+        return _unreadable(one.path, error)
     if has_checksums(one.path):
         return WHOLE, []
     return READABLE, [f"its format has no checksums: {len(found.tensors)} tensors were read, and may be others"]
+
+
+def _unreadable(path: Path, error: CheckpointError) -> tuple[str, list[str]]:
+    """A single file that is nothing of what is read here has not been damaged for that."""
+    foreign = path.is_file() and not isinstance(error, DamagedError)
+    return UNKNOWN if foreign else DAMAGED, [str(error).removeprefix(f"{path}: ")]
 
 
 def _to_verify(text: str) -> Iterator[Checkpoint | WeightsFile | _Unreadable]:

@@ -159,5 +159,9 @@ def _kept_elsewhere(checkpoint: Checkpoint) -> str:
     code = checkpoint.manifest.facts.get("code")
     run = next((above for above in checkpoint.path.absolute().parents if (above / "run.json").is_file()), None)
     if run is None or not isinstance(code, str) or ".." in Path(code).parts or not (run / code / "source").is_dir():
-        return "; a class of torch's or of this program's has none of one's own"
+        node = checkpoint.config.get("model")
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        if not isinstance(target, str) or target.startswith(("torch.", "runner.")):
+            return "; a class of torch's or of this program's has none of one's own"
+        return f"; that of {target} was left out when it was saved, or stands in no file of its own"
     return f"; that of its run is in {run / code / 'source'}"
