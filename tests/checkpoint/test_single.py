@@ -302,7 +302,10 @@ def test_any_limit_on_the_size_of_files_leaves_the_old_file(tmp_path: Path) -> N
     for limit in (0, 1, 100, 4096, path.stat().st_size - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            with pytest.raises(SaveError, match="File too large"):
+            with pytest.raises(
+                SaveError,
+                match=r"\(File too large\); .* wanted, more than one file may have here; raise the limit \(`ulimit",
+            ):
                 save(path, 2.0)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -19,7 +19,7 @@ from runner.quantities import size
 # What file systems answer that cannot reserve space or sync a directory: nothing is wrong, it is only not offered.
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _FLUSH_BYTES = 8 * 1024 * 1024
 """How much is written before the disk is asked to begin with it: small enough to overlap, large enough to be cheap."""
@@ -127,6 +127,8 @@ def advice(directory: Path, error: OSError, wanted: int) -> str:
     """What to say of, and to do about, a write of `wanted` bytes to `directory` that failed."""
     if error.errno == errno.ENOENT:
         return "make its directory first"
+    if error.errno == errno.EFBIG:
+        return f"{size(wanted)} wanted, more than one file may have here; raise the limit (`ulimit -f`)"
     if error.errno not in _FULL:
         return "make the directory writable"
     free = free_bytes(directory)
