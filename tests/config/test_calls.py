@@ -214,9 +214,7 @@ def test_arguments_that_do_not_fit_are_told() -> None:
 
 
 def test_a_value_that_no_file_can_hold_is_asked_for() -> None:
-    with pytest.raises(
-        CheckpointError, match=r"^/somewhere/net.pt: loss is a lambda, which no file can hold; pass it$"
-    ):
+    with pytest.raises(CheckpointError, match=r"^/somewhere/net.pt: loss is a lambda; no file can hold that; pass it$"):
         build_value(missing("is a lambda"), where=HERE, path="loss")
 
 

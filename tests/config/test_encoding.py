@@ -289,11 +289,12 @@ UNSTORABLE: dict[str, tuple[Any, str]] = {
         "is a Tensor of torch.float32, (2, 2); wanted a dense one of at most 256 KiB",
     ),
     "a parameter without a shape": (nn.LazyLinear(2).weight, "is a UninitializedParameter"),
-    "a parameter of a kind of its own": (Odd(torch.ones(1)), "is a Odd"),
+    "a parameter of a kind of its own": (Odd(torch.ones(1)), "is an Odd"),
     "an array of texts": (np.array(["a"]), "is an array of <U1"),
     "an array of foreign byte order": (np.array([1], ">i4"), "is an array of >i4"),
     "a matrix": (np.ma.array([1.0]), "is a MaskedArray"),
     "a function of numpy": (np.tanh, "is a ufunc"),
+    "dots": (..., "is an ellipsis"),
     "a mapping with a default": (defaultdict(list), "is a defaultdict"),
     "a queue": (deque([1]), "is a deque"),
     "a view of a mapping": (types.MappingProxyType({}), "is a mappingproxy"),
@@ -386,7 +387,7 @@ def test_a_dataclass_that_is_not_made_again_of_its_values_says_so() -> None:
 def test_a_dataclass_that_lost_a_field_says_so() -> None:
     made = Options(1)
     object.__delattr__(made, "width")
-    with pytest.raises(UnstorableError, match=r"^is a Options without its 'width'$"):
+    with pytest.raises(UnstorableError, match=r"^is an Options without its 'width'$"):
         encode(made)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,7 @@ def test_where_a_class_is_gone_its_source_is_named(save: Callable[..., Path], ne
         rebuild(saved)
     first, last = str(caught.value).splitlines()
     assert "'savednets.Net' cannot be imported" in first
+    assert "".join(traceback.format_exception(caught.value)).count("'savednets.Net' cannot be imported") == 1
     assert last == f"the source that it was saved with is in it: runs show {saved.where} --source"
 
 

@@ -143,7 +143,7 @@ def build_value(
             names.check(form)
             value = decode(form, found)
             if isinstance(value, Missing):
-                raise CheckpointError(f"{where}: {path} {value.why}, which no file can hold; pass it")
+                raise CheckpointError(f"{where}: {path} {value.why}; no file can hold that; pass it")
             return value
         if not isinstance(form.get("arguments"), Mapping):
             raise TypeError("wanted arguments by name")

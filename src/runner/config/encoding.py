@@ -102,17 +102,17 @@ def _encode_object(value: Any, depth: int) -> Any:
     if isinstance(call, Mapping) and call.get(_TARGET) == target_of(kind):
         for name, inner in call.items():
             if (why := why_missing(inner)) is not None:
-                raise UnstorableError(f"is a {kind.__name__}, whose own {name!r} {why}")
+                raise UnstorableError(f"is {_one(kind)}, whose own {name!r} {why}")
         arguments = {name: inner for name, inner in call.items() if name != _TARGET}
         return kept_form(value, {TAG: "call", "of": _name_of(kind), "arguments": arguments})
     if is_dataclass(value) and not isinstance(value, nn.Module):
         lost = [one.name for one in fields(value) if one.init and not hasattr(value, one.name)]
         if lost:
-            raise UnstorableError(f"is a {kind.__name__} without its {lost[0]!r}")
+            raise UnstorableError(f"is {_one(kind)} without its {lost[0]!r}")
         arguments = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
         form = {TAG: "call", "of": _name_of(kind), "arguments": _named(arguments, depth)}
         if not _is_made_again(value, arguments, depth):
-            raise UnstorableError(f"is a {kind.__name__} that differs from what its own values make")
+            raise UnstorableError(f"is {_one(kind)} that differs from what its own values make")
         return form
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         fields_of = dict(zip(value._fields, value, strict=True))
@@ -134,7 +134,7 @@ def _is_made_again(value: Any, arguments: Mapping[str, Any], depth: int) -> bool
         again = kind(**arguments)
     except Exception as error:
         # A constructor may raise anything.
-        raise UnstorableError(f"is a {kind.__name__} that is not made again of its own values: {error}") from error
+        raise UnstorableError(f"is {_one(kind)} that is not made again of its own values: {error}") from error
     return all(_comparable(again, one.name, depth) == _comparable(value, one.name, depth) for one in fields(value))
 
 
@@ -274,8 +274,12 @@ def _described(value: Any) -> str:
     if isinstance(value, types.FunctionType):
         return "a lambda" if value.__name__ == "<lambda>" else f"the function {value.__qualname__}"
     if type(value).__name__ in ("Tensor", "Parameter") and type(value).__module__.startswith("torch"):
-        return f"a {type(value).__name__} of {value.dtype}" + ("" if value.is_nested else f", {tuple(value.shape)}")
-    return f"the class {value.__qualname__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        return f"{_one(type(value))} of {value.dtype}" + ("" if value.is_nested else f", {tuple(value.shape)}")
+    return f"the class {value.__qualname__}" if isinstance(value, type) else _one(type(value))
+
+
+def _one(kind: type) -> str:
+    return f"{'an' if kind.__name__[:1].lower() in set('aeio') else 'a'} {kind.__name__}"
 
 
 _MANY: Mapping[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset"}

@@ -211,7 +211,8 @@ def build(
             with untouched():
                 model = instantiate(config["model"], "model", **(arguments or {}))
     except (TrustError, CheckpointError) as error:
-        raise type(error)("\n".join([str(error), *stored_source(saved)])) from error
+        # With its own cause: it would stand in the traceback twice.
+        raise type(error)("\n".join([str(error), *stored_source(saved)])) from error.__cause__
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"{saved.where}: model._target_={saved.target} built a {type(model).__name__}; wanted a torch.nn.Module"
