@@ -91,6 +91,8 @@ def test_what_was_not_measured_is_said_once_and_leaves_no_braces(tmp_path: Path)
     handler = saving(1, tmp_path, "{epoch}-{val_loss:.4f}-{f1}")
     with pytest.warns(UserWarning, match="auto_save") as told:
         train(handler, 2, validate_every=2)
+    # At the line that trains.
+    assert {Path(one.filename).name for one in told} == {"handler_nets.py"}
     assert there(tmp_path)[0] == "1-none-none.pth"
     assert there(tmp_path)[1] == f"2-{handler.val_losses[0]:.4f}-none.pth"
     assert sorted(str(one.message).split("; ")[0].split(" and ")[-1] for one in told) == [
@@ -107,6 +109,7 @@ def test_what_was_not_measured_is_said_once_and_leaves_no_braces(tmp_path: Path)
         ({"name": ""}, "wanted the name of a file, such as 'model_epoch{epoch:02d}'"),
         ({"name": "../x"}, "wanted the name of a file"),
         ({"name": "/x"}, "wanted the name of a file"),
+        ({"name": "a{}"}, "{} names nothing; wanted a field, such as {epoch}"),
         ({"name": "{epoch"}, "name='{epoch'): expected '}' before end of string"),
         ({"name": "{loss:d}"}, "{loss:d} has a format that does not suit it; wanted one such as {loss:.4f}"),
         ({"name": "{epoch:9000000d}"}, "has a format that does not suit it; wanted one such as {epoch:09d}"),

@@ -167,10 +167,28 @@ def test_a_save_that_fails_leaves_what_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(SaveError, match="No space left on device"):
+        with pytest.raises(SaveError, match="No space left on device") as raised:
             trained.save(path, single_file=single_file)
+    # The file that is meant, not the one that is written in its stead.
+    assert str(raised.value).startswith(f"{tmp_path}/a.")
+    assert ".new" not in str(raised.value)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert NNHandler.load(path).epoch == 2
+
+
+def test_split_files_of_one_name_that_two_processes_write_are_told_of(trained: NNHandler, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    replace_file = os.replace
+
+    def quicker(source: Any, target: Any) -> None:
+        # The other one has taken what was written, or put its own there, which is gone as well.
+        Path(source).unlink()
+        replace_file(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", quicker)
+        with pytest.raises(SaveError, match=r"training\.pth: what was written for it is gone: another process saves"):
+            trained.save(path, single_file=False)
 
 
 @pytest.mark.parametrize("renamed", range(5))
@@ -256,7 +274,7 @@ def test_what_cannot_be_stored_breaks_no_save_and_is_named_on_load(tmp_path: Pat
     handler = NNHandler(Activated, activation=lambda x: x.relu())
     handler.save(path)
     with pytest.raises(
-        CheckpointError, match=r"activation=\.\.\.\) is a lambda.*pass it: load\(path, activation=\.\.\."
+        CheckpointError, match=r"activation=\.\.\.\) is a lambda.*pass it: NNHandler\.load\(path, activation=\.\.\."
     ):
         NNHandler.load(path)
     assert isinstance(NNHandler.load(path, activation=torch.tanh).model, Activated)

@@ -1,5 +1,6 @@
 """A handler's files of its own accord: when, under which name, and which of them stay."""
 
+import inspect
 import logging
 import time
 import warnings
@@ -103,7 +104,7 @@ class AutoSaves:
             for line in lines:
                 if line not in self._told:
                     self._told.add(line)
-                    warnings.warn(line, stacklevel=2)
+                    _warn(line)
             names.append(name)
         at = self.state.progress
         if at.batch and "{step" not in template:
@@ -119,9 +120,7 @@ class AutoSaves:
         while path.with_name(f"{path.stem}_{number}{SUFFIX}").exists():
             number += 1
         free = path.with_name(f"{path.stem}_{number}{SUFFIX}")
-        warnings.warn(
-            f"auto_save: {path} stands there already, and overwrite is False; saved as {free.name}", stacklevel=2
-        )
+        _warn(f"auto_save: {path} stands there already, and overwrite is False; saved as {free.name}")
         return free
 
     def _remove(self, names: list[str]) -> None:
@@ -133,6 +132,14 @@ class AutoSaves:
             with suppress(CheckpointError, FileNotFoundError):
                 if Checkpoint.open(path).manifest.facts.get(DOOR) == self.parts.run:
                     path.unlink()
+
+
+def _warn(line: str) -> None:
+    """Warn at the line of the user's own that trains, however deep in the loop it is found out."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("runner."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(line, stacklevel=level)
 
 
 def restore_settings(parts: Parts, saved: Mapping[str, Any] | None, file: Path) -> None:

@@ -63,6 +63,12 @@ class Restoring:
 
     def parts(self) -> Parts:
         """A handler's parts, as they were when they were saved."""
+        if lost := self.file.lost("model"):
+            called = self.file.nodes["model"]["_target_"].rpartition(".")[2]
+            lines = (
+                f"{called}({name}=...) {why}; pass it: NNHandler.load(path, {name}=...)" for name, why in lost.items()
+            )
+            raise CheckpointError("\n".join(f"{self.content.where}: {line}" for line in lines))
         model, _ = self.file.model()
         fitted(model, self.saved["model"], self.content.where, strict=self.asked.strict, as_saved=True)
         _, world = placed(self.device)

@@ -141,6 +141,8 @@ def auto_save_of(
         problems.append(f"auto_save(name={name!r}): wanted the name of a file, such as 'model_epoch{{epoch:02d}}'")
     try:
         for _, field, form in parsed(name):
+            if field == "":
+                raise ValueError("{} names nothing; wanted a field, such as {epoch}")
             if field is not None:
                 check_format(field, form)
     except ValueError as error:

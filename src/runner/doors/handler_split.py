@@ -11,8 +11,8 @@ Each is a packed checkpoint that torch opens. They know which save they are of; 
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from runner.checkpoint.durable import sync_directory
 from runner.checkpoint.fresh import reported
 from runner.checkpoint.handle import CONFIG, Checkpoint
 from runner.checkpoint.single import check_target, save_file
-from runner.errors import CheckpointError, MissingError
+from runner.errors import CheckpointError, MissingError, SaveError
 from runner.records import Progress
 from runner.runs.handed import documents_for
 
@@ -65,14 +65,15 @@ def write_set(content: Content, path: Path) -> None:
         for name, state in states.items():
             config = {"door": content.config["door"], "model": content.config["model"]}
             documents = documents_for(content.config if name == REST else config)
-            save_file(
-                _hidden(places[name]),
-                state,
-                documents={**documents, **(content.documents if name == "model" else {})},
-                facts={**common, _PART: name},
-                progress=content.progress,
-                metrics=content.metrics,
-            )
+            with _named(places[name]):
+                save_file(
+                    _hidden(places[name]),
+                    state,
+                    documents={**documents, **(content.documents if name == "model" else {})},
+                    facts={**common, _PART: name},
+                    progress=content.progress,
+                    metrics=content.metrics,
+                )
     except BaseException:
         for place in places.values():
             with suppress(OSError):
@@ -80,13 +81,32 @@ def write_set(content: Content, path: Path) -> None:
         raise
     with reported(path, 0):
         for place in places.values():
-            os.replace(_hidden(place), place)  # noqa: PTH105
+            _take_place(_hidden(place), place)
             # One after the other, so that no power cut finds a part of the new save without the one that names it.
             sync_directory(path.parent)
     for name in _KEYS.keys() - states.keys():
         # Of an earlier save that had more.
         if part_of(place_of(path, name)) is not None:
             place_of(path, name).unlink()
+
+
+@contextmanager
+def _named(place: Path) -> Iterator[None]:
+    """Let an error tell of the file that is meant, not of the one that is written in its stead for now."""
+    try:
+        yield
+    except SaveError as error:
+        raise type(error)(str(error).replace(str(_hidden(place)), str(place))) from error.__cause__
+
+
+def _take_place(file: Path, place: Path) -> None:
+    try:
+        os.replace(file, place)  # noqa: PTH105
+    except FileNotFoundError as error:
+        raise SaveError(
+            f"{place}: what was written for it is gone: another process saves split files of this name at the same "
+            "time; let each save under a name of its own"
+        ) from error
 
 
 def _hidden(place: Path) -> Path:
@@ -100,7 +120,7 @@ def _finish(path: Path) -> None:
         for name, file in _files_of(Checkpoint.open(place_of(path, REST)), path).items():
             if file != place_of(path, name):
                 with reported(file, 0):
-                    os.replace(file, place_of(path, name))  # noqa: PTH105
+                    _take_place(file, place_of(path, name))
 
 
 def _files_of(rest: Checkpoint, path: Path) -> dict[str, Path]:
