@@ -533,6 +533,14 @@ def test_what_cannot_be_set_is_refused_where_it_is_set() -> None:
             lambda: handler.set_optimizer(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1)),
             r"set_optimizer: is an object, SGD\(...\); wanted its class, .*: set_optimizer\(SGD, ...\)$",
         ),
+        (
+            lambda: handler.set_optimizer(torch.optim.SGD, params=[]),
+            "set_optimizer: SGD takes 'params' first, where the handler gives the model's parameters; leave it out, or",
+        ),
+        (
+            lambda: handler.set_optimizer(lambda: 3),
+            "takes no argument by position; wanted what takes the model",
+        ),
         (lambda: NNHandler(Net, device="nowhere"), r"device is 'nowhere'; wanted auto, cpu, cuda, cuda:N or mps"),
         (lambda: handler.set_scheduler(lr_scheduler.StepLR, step_size=1), "no optimizer yet; call set_optimizer first"),
         (lambda: handler.set_optimizer(lambda parameters: 3), "made a int; wanted a torch.optim.Optimizer"),
@@ -550,6 +558,8 @@ def test_what_cannot_be_set_is_refused_where_it_is_set() -> None:
         with pytest.raises(ConfigError, match=message):
             refused()
     handler.set_optimizer(torch.optim.SGD, lr=0.1)
+    with pytest.raises(ConfigError, match="ChainedScheduler takes 'schedulers' first, where the handler gives the opt"):
+        handler.set_scheduler(lr_scheduler.ChainedScheduler, schedulers=[])
     with pytest.raises(ConfigError, match="made a dict; wanted one of torch's schedulers"):
         handler.set_scheduler(lambda optimizer: {})
 

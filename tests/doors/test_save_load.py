@@ -1119,8 +1119,10 @@ def test_compressed_files_are_smaller_and_load() -> None:
 
 def test_compression_without_its_library_is_refused_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(ConfigError, match=r"save_load\(compress=True\): .*pip install 'runner\[compress\]'"):
+    with pytest.raises(ConfigError, match=r"save_load\(compress=True\): .*pip install 'runner\[compress\]'") as refused:
         save_load(compress=True)
+    # One traceback tells it.
+    assert refused.value.__suppress_context__
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.zip", "net"])

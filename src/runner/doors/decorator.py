@@ -98,7 +98,8 @@ def _check(settings: Settings) -> None:
         try:
             zstd()
         except ConfigError as error:
-            raise ConfigError(f"save_load(compress=True): {error}") from error
+            # It says all that there is to say.
+            raise ConfigError(f"save_load(compress=True): {error}") from None
 
 
 def _decorated(cls: Any, settings: Settings) -> Any:
