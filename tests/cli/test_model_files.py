@@ -488,6 +488,30 @@ def test_diff_reads_arguments_as_they_are_typed(nets: Any, runs: Callable[..., D
     ]
 
 
+def test_diff_of_a_file_and_a_run_compares_the_values_themselves(runs: Callable[..., Done]) -> None:
+    model = ["model.hidden=[32]", "model.activation=relu"]
+    runner.run([*model, "data.batch_size=512", "trainer.max_epochs=1", "hydra.run.dir=here"])
+    node = runner.Checkpoint.open("here").config["model"]
+    plain_file(Path("net.zip"), {"model": node})
+    assert [row for row in runs("diff", "net.zip", "here").out.splitlines() if row.startswith("model.h")] == []
+    plain_file(Path("net.zip"), {"model": {**node, "hidden": {"$": "tuple", "items": [32]}}})
+    (row,) = (row for row in runs("diff", "net.zip", "here").out.splitlines() if row.startswith("model.hidden"))
+    assert row.split() == ["model.hidden", "(32,)", "[32]"]
+
+
+def test_diff_has_one_line_for_a_history(runs: Callable[..., Done]) -> None:
+    rows = [{"epoch": float(epoch), "loss": 1.0 / (1 + epoch)} for epoch in range(4)]
+    for name, history in (("a.zip", rows[:2]), ("b.zip", [{**rows[0], "loss": 7.0}, *rows[1:]])):
+        documents = documents_for({"door": "here", "model": {"_target_": "torch.nn.ReLU"}})
+        save_file(Path(name), {"model": {}, "handler": {"history": history}}, documents=documents, facts={})
+    out = runs("diff", "a.zip", "b.zip").out.splitlines()
+    assert [line.split(maxsplit=1) for line in out if line.startswith("handler")] == [
+        ["handler.history", "1 other value  5 other values"]
+    ]
+    assert out[-1] == "different: 1 in state"
+    assert len(json.loads(runs("diff", "--json", "a.zip", "b.zip").out)["state"]) == 5
+
+
 def test_diff_compares_files_of_any_kind(nets: Any, runs: Callable[..., Done]) -> None:
     net = nets.Net(4)
     net.save("net.pt")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from runner.checkpoint.contents import TAG
 from runner.checkpoint.handle import Checkpoint
 from runner.cli import tables
 from runner.cli.choosing import WeightsFile, found_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 20
 """Of tensors in a terminal; piped, all are printed."""
 _LONGEST = 60
+_IN_HISTORY = re.compile(r"(.+\.history)\.[0-9]+\..+")
 
 Row = tuple[str, Any, Any]
 """A name, and what stands there in A and in B."""
@@ -47,8 +50,11 @@ def show_differences(
 
     first, second = _side(found_model(one)), _side(found_model(other))
     compared = compare(first.state, second.state)
+    # Beside what was typed into a run's config, a number stands as a number.
+    typed = first.is_call and second.is_call
+    configs = [_typed(side.config, typed) if side.is_call else side.config for side in (first, second)]
     tables_of = {
-        "config": _rows(first.config, second.config),
+        "config": _rows(*configs),
         # A file of another program tells neither.
         "progress": _rows(first.progress, second.progress) if first.progress and second.progress else [],
         "metrics": _rows(first.metrics, second.metrics) if first.progress and second.progress else [],
@@ -74,6 +80,8 @@ class _Side:
     step: int | None
     """None where no step is known."""
     config: Mapping[str, Any]
+    is_call: bool
+    """Whether the arguments in its config are encoded."""
     progress: Mapping[str, Any]
     metrics: Mapping[str, float]
     state: Mapping[str, Any]
@@ -82,20 +90,25 @@ class _Side:
 def _side(place: Checkpoint | WeightsFile) -> _Side:
     if isinstance(place, Checkpoint):
         is_door = DOOR in place.config
-        config = _typed(place.config) if is_door else place.config
         step = None if is_door and not place.step else place.step
-        return _Side(place.path, step, config, asdict(place.progress), place.metrics, place.state())
+        return _Side(place.path, step, place.config, is_door, asdict(place.progress), place.metrics, place.state())
     from runner.runs.saved import read_saved
 
     saved = read_saved(place.path)
-    return _Side(place.path, None, _typed(saved.config), {}, {}, {"model": dict(saved.tensors)})
+    return _Side(place.path, None, saved.config, True, {}, {}, {"model": dict(saved.tensors)})
 
 
-def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a model's file with its arguments as one types them."""
+def _typed(config: Mapping[str, Any], typed: bool) -> dict[str, Any]:
+    """The config of a model's file with its arguments as one types them; not `typed`, only those that are not JSON."""
     nodes = dict(nodes_of(config))
 
-    def told(form: Any) -> str:
+    def told(form: Any) -> Any:
+        if not typed and not isinstance(form, Mapping | list):
+            return form
+        if not typed and isinstance(form, Mapping) and TAG not in form:
+            return {key: told(inner) for key, inner in form.items()}
+        if not typed and isinstance(form, list):
+            return [told(inner) for inner in form]
         return f"({form.get('why')})" if is_missing(form) else as_python(form)
 
     return {
@@ -116,6 +129,7 @@ def _show(
     for letter, style, side in (("A", "red", one), ("B", "green", other)):
         line = tables.printable(str(side.path) if side.step is None else f"{side.path}  step {side.step}")
         console.print(Text.assemble((f"{letter}  ", f"bold {style}"), line), soft_wrap=True)
+    tables_of = {**tables_of, "state": _history_in_short(tables_of["state"])}
     for title, rows in tables_of.items():
         if rows:
             print()
@@ -130,6 +144,24 @@ def _show(
         said.append(f"{len(compared.tensors)} of {compared.num_tensors} tensors")
     line = f"different: {', '.join(said)}" if said else f"equal, bit for bit: {compared.num_tensors} tensors"
     console.print(Text(line, style="bold yellow" if said else "bold green"))
+
+
+def _history_in_short(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a state with one for each history, which has several an epoch."""
+    counts: dict[str, list[int]] = {}
+    others = []
+    for name, before, after in rows:
+        if (found := _IN_HISTORY.fullmatch(name)) is None:
+            others.append((name, before, after))
+            continue
+        count = counts.setdefault(found[1], [0, 0])
+        count[0] += not _is_missing(before)
+        count[1] += not _is_missing(after)
+    return [*others, *((name, _counted(before), _counted(after)) for name, (before, after) in counts.items())]
+
+
+def _counted(count: int) -> str:
+    return NOT_THERE if not count else "1 other value" if count == 1 else f"{count} other values"
 
 
 def show_tensors(console: Console, differences: Sequence["TensorDifference"]) -> None:
