@@ -205,7 +205,7 @@ def test_what_was_computed_at_the_launch_stays(short) -> None:
         ("experiment=text", r"experiment=text: experiment has no such option"),
         ("hydra.run.dir=x", r"hydra\.run\.dir=x: nothing is launched here for Hydra to do; leave it out"),
         ("+resume=here", r"\+resume, \+allow and \+reset are for launches; leave them out"),
-        ("model._target_=os.system", r"_target_ 'os\.system' is not trusted.*trust=\[\"os\"\]"),
+        ("model._target_=os.system", r"_target_ 'os\.system' is not trusted.*trust=\[\"os\.system\"\]"),
     ],
 )
 def test_a_wrong_override_is_named_with_what_is_right(override: str, message: str, short) -> None:
