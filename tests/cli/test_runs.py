@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -21,6 +20,11 @@ from runner.lock import RunLock
 from runner.metrics_file import MetricsFile
 from runner.records import Progress
 from runner.rundir import RunDir
+
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from pseudo_terminal import on_terminal
 
 NOW = datetime.now(UTC)
 pytestmark = pytest.mark.launch
@@ -100,28 +104,8 @@ def damage(file: Path, at: int = -1) -> None:
 
 def in_terminal(args: list[str], cwd: Path, *, columns: int = 80, answer: str = "") -> tuple[int, str]:
     """Exit code and what a terminal of this width would have shown, without its colours."""
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*RUNS, *args],
-        cwd=cwd,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"},
-    )
-    os.close(terminal)
-    os.write(controller, answer.encode())
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # Linux's way to say that the other side is closed.
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    return process.wait(), re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
+    code, shown = on_terminal([*RUNS, *args], cwd, columns=columns, answer=answer)
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n")
 
 
 # ls

@@ -1,10 +1,9 @@
 """`runs evaluate` and `runs predict` through real processes: what they print, and how they refuse."""
 
 import json
-import os
-import pty
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,11 @@ import pytest
 
 import runner
 from runner.data.digits import digits
+
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from pseudo_terminal import on_terminal
 
 pytestmark = pytest.mark.launch
 
@@ -32,22 +36,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_terminal(command: list[str], cwd: Path, *, columns: int = 80) -> tuple[int, str]:
     """Exit code, and what a terminal of this width would have shown in the end, without its colours."""
-    controller, terminal = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, cwd=cwd, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # Linux's way to say that the other side is closed.
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
-    return process.wait(), "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
+    code, shown = on_terminal(command, cwd, columns=columns)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r\n", "\n")
+    return code, "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
 
 
 def test_evaluate_shows_the_scores_beside_the_recorded_ones(trained: Path, command: Callable[[str], list[str]]) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -13,6 +12,11 @@ from rich.console import Console
 
 from runner.records import Ended, Epoch, Evaluating, Evaluation, Progress, Saved, SaveStats, Started, Step
 from runner.runs.observers.progress import LINE, REFRESH, ProgressDisplay
+
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parents[2]))
+
+from pseudo_terminal import on_terminal
 
 STATS = SaveStats(size=10, written=10, stall=0.01, seconds=0.1, cost=0.02)
 
@@ -155,20 +159,8 @@ def test_a_real_terminal_gets_a_bar_and_a_pipe_none(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     command = [sys.executable, "script.py"]
-    controller, terminal = pty.openpty()
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=terminal, stderr=terminal) as process:
-        os.close(terminal)
-        shown = b""
-        while True:
-            try:
-                read = os.read(controller, 65536)
-            except OSError:  # Linux's way to say that the other end is closed.
-                break
-            if not read:
-                break
-            shown += read
-    os.close(controller)
-    assert process.returncode == 0
-    assert "━" in shown.decode() and "100%" in shown.decode()
+    code, shown = on_terminal(command, tmp_path, env=environment)
+    assert code == 0
+    assert "━" in shown and "100%" in shown
     piped = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=True)
     assert "━" not in piped.stdout and "\x1b" not in piped.stdout
