@@ -1,5 +1,6 @@
 """What a config builds, and what is said where its parts do not fit together."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,16 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, SequentialLR
 
-from runner.config.build import Training, build
 from runner.config.build_optimizer import build_optimizer, build_scheduler
-from runner.config.check import check
-from runner.config.composing import compose
-from runner.config.fitting import fitted
 from runner.config.nodes import device_of
-from runner.config.sources import Sources
 from runner.errors import ConfigError
 from runner.training.plan import Horizon
 from runner.training.schedule import Cosine, CurveScheduler, TorchScheduler
 
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parent))
 
-def built(*overrides: str) -> Training:
-    composition = compose(overrides, sources=Sources(), draw_seed=lambda: 0)
-    config, _ = fitted(composition)
-    settings = check(config, known_problems=composition.problems)
-    return build(config.resolved, settings, seed=settings.seed)
-
-
-def refused(*overrides: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as error:
-        built(*overrides)
-    return error.value.problems
+from whole_builds import built, refused
 
 
 @pytest.fixture

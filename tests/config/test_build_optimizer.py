@@ -1,16 +1,16 @@
 """An optimizer that is given the model itself, in place of groups of its parameters."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from runner.config.build import Training, build
-from runner.config.check import check
-from runner.config.composing import compose
-from runner.config.fitting import fitted
-from runner.config.sources import Sources
-from runner.errors import ConfigError
 from runner.training.ridge import Ridge
+
+# Test modules are imported each by itself, so what they share is put within their reach here.
+sys.path.append(str(Path(__file__).parent))
+
+from whole_builds import built, refused
 
 OWN = (
     "import torch\n"
@@ -26,19 +26,6 @@ SMALL = ("experiment=lorenz_esn", "model.reservoir_size=10", "data.length=10", "
 def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "whole_optimizer.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-
-
-def built(*overrides: str) -> Training:
-    composition = compose(overrides, sources=Sources(), draw_seed=lambda: 0)
-    config, _ = fitted(composition)
-    settings = check(config, known_problems=composition.problems)
-    return build(config.resolved, settings, seed=settings.seed)
-
-
-def refused(*overrides: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as error:
-        built(*overrides)
-    return error.value.problems
 
 
 def test_an_optimizer_whose_first_parameter_is_called_model_is_given_the_model() -> None:
