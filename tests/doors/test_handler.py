@@ -323,19 +323,24 @@ def test_early_stopping_waits_as_long_as_was_said_also_across_a_file(tmp_path: P
     assert loaded.epoch == 4
 
 
-def test_an_interrupt_ends_it_after_the_step_saved_and_the_rest_follows_exactly(tmp_path: Path) -> None:
-    whole = train(made(), 3)
-    handler = made()
-    handler.auto_save(1, tmp_path, "at{epoch}")
+def interrupting(number: int) -> Callable[[Any, Any], float]:
+    """A metric during whose call of this number somebody presses Ctrl-C."""
     calls: list[int] = []
 
     def once(outputs: Any, targets: Any) -> float:
         calls.append(1)
-        if len(calls) == 8:
+        if len(calls) == number:
             signal.raise_signal(signal.SIGINT)
         return 0.0
 
-    handler.add_metric("accuracy", once)
+    return once
+
+
+def test_an_interrupt_ends_it_after_the_step_saved_and_the_rest_follows_exactly(tmp_path: Path) -> None:
+    whole = train(made(), 3)
+    handler = made()
+    handler.auto_save(1, tmp_path, "at{epoch}")
+    handler.add_metric("accuracy", interrupting(8))
     # The file of the first epoch stays.
     file = tmp_path / "at1_step6.pth"
     with pytest.raises(KeyboardInterrupt) as raised:
@@ -354,15 +359,7 @@ def interrupted(folder: Path) -> Path:
     """A file in the middle of the second epoch, after two of its four batches of 8."""
     handler = made()
     handler.auto_save(-1, folder, "stopped")
-    calls: list[int] = []
-
-    def once(outputs: Any, targets: Any) -> float:
-        calls.append(1)
-        if len(calls) == 6:
-            signal.raise_signal(signal.SIGINT)
-        return 0.0
-
-    handler.add_metric("accuracy", once)
+    handler.add_metric("accuracy", interrupting(6))
     with pytest.raises(KeyboardInterrupt):
         train(handler, 2, validate_every=0)
     return folder / "stopped_step6.pth"
